@@ -1,0 +1,1 @@
+"""Exact, memory-flat differentiation through training runs, on ``torch.func``."""

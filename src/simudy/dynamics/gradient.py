@@ -1,0 +1,98 @@
+"""How ∇ℓ is computed and differentiated.
+
+A gradient mode turns ``loss(params, batch) -> scalar`` into ``grads(params, batch) -> Params``, itself differentiable.
+All of them give the same numbers. With ``has_aux`` the loss returns ``(scalar, aux)``, aux a tree of tensors, and the
+gradient ``(grads, aux)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simudy.dynamics import tree
+from simudy.dynamics.pullback import with_pullback
+from simudy.dynamics.tree import Params
+
+Loss = Callable[[Params, Any], Any]
+
+
+class Gradient:
+    """Base of the gradient modes."""
+
+    def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
+        """The gradient of ``loss`` with respect to ``params``: a function of ``(params, batch)``."""
+        raise NotImplementedError
+
+    def bind(self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]) -> tuple[Params, Any]:
+        """What a simulation starts with: its representation of ``params``, and the gradient function for it."""
+        return params, self.of(loss)
+
+
+@dataclass(frozen=True)
+class Reverse(Gradient):
+    """Reverse over reverse, as the paper: the graph of the gradient is itself kept.
+
+    Memory per step: the activations of the forward and the backward pass.
+    """
+
+    def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
+        return torch.func.grad(loss, has_aux=has_aux)
+
+
+@dataclass(frozen=True)
+class Mixed(Gradient):
+    """Forward over reverse: a step keeps θ and the batch, nothing of its graph.
+
+    For a cotangent v on g = ∇ℓ(θ, z), one jvp of the full gradient (∂θ, ∂z) in direction θ: v yields Hv and the mixed
+    terms, second derivatives being symmetric. Memory per step: θ. Time: about that of ``Reverse``.
+    Reference: Kemaev et al., Scalable Meta-Learning via Mixed-Mode Differentiation, ICML 2025.
+    """
+
+    def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
+        return partial(_mixed, loss if has_aux else partial(_without_aux, loss), has_aux)
+
+
+def _without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[()]]:
+    return loss(params, batch), ()
+
+
+def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
+    inputs, ends = (params, batch), []
+
+    def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        ends[:] = [torch.func.grad(loss, has_aux=True)(*tree.rebuild(inputs, leaves))]
+        grads, aux = ends[0]
+        return (*grads.values(), *tree.leaves(aux))
+
+    outputs = with_pullback(value, partial(_forward_over_reverse, loss, inputs), tree.leaves(inputs))
+    _, aux = ends.pop()
+    grads = dict(zip(params, outputs, strict=False))
+    return (grads, tree.rebuild(aux, outputs[len(params) :])) if has_aux else grads
+
+
+def _forward_over_reverse(
+    loss: Loss, inputs: tuple[Params, Any], leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The pullback of (∇ℓ, aux): one jvp of the gradient of ℓ + s·⟨u, aux⟩ along (θ: v, s: 1) at s = 0."""
+    n_params, dtype = len(inputs[0]), leaves[0].dtype
+    along, on_aux = cotangents[:n_params], cotangents[n_params:]
+
+    def augmented(s: Tensor, all_leaves: list[Tensor], *wanted: Tensor) -> Tensor:
+        value, aux = loss(*tree.rebuild(inputs, tree.fill(all_leaves, needed, wanted)))
+        return value + s * sum((u * a).sum() for u, a in zip(on_aux, tree.leaves(aux), strict=True))
+
+    def full_gradient(s: Tensor, *thetas: Tensor) -> tuple[Tensor, ...]:
+        all_leaves = [*thetas, *leaves[n_params:]]
+        wanted = [leaf for leaf, need in zip(all_leaves, needed, strict=True) if need]
+        return torch.func.grad(augmented, argnums=tuple(range(2, 2 + len(wanted))))(s, all_leaves, *wanted)
+
+    s = torch.zeros((), dtype=dtype, device=leaves[0].device)
+    _, products = torch.func.jvp(full_gradient, (s, *leaves[:n_params]), (torch.ones_like(s), *along))
+    return tree.fill([None] * len(leaves), needed, products)
+

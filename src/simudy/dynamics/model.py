@@ -1,0 +1,96 @@
+"""A module made pure: logits and loss as functions of explicit parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
+
+
+class StatelessModel:
+    """A pure function made of an ``nn.Module`` by ``torch.func.functional_call``; the module is never mutated.
+
+    Modules in eval mode use their buffers (a frozen BatchNorm, as in the paper); a BatchNorm in train mode normalises by
+    the batch and its running statistics are left alone. Attention runs on the math kernel, the only one with second
+    derivatives.
+
+    Args:
+        module: any deterministic module ``images -> logits``. Its modes (train/eval) are kept as they are.
+        criterion: ``(logits, labels) -> per-sample losses`` of shape ``(n,)``. Default: cross-entropy, whose labels are
+            class indices ``(n,)`` or probabilities ``(n, classes)``.
+
+    Raises:
+        SimudyError: the module draws random numbers in its forward pass (dropout in train mode).
+
+    Example:
+        >>> model = StatelessModel(nn.Linear(4, 2))
+        >>> model(model.params, torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, module: nn.Module, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        _refuse_dropout(module)
+        self.module = copy.deepcopy(module)
+        self.criterion = criterion or _cross_entropy
+        self.params: Params = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.buffers: Params = {name: b.detach().clone() for name, b in module.named_buffers()}
+        self._training = any(m.training for m in self.module.modules())
+        for layer in self.module.modules():
+            if isinstance(layer, _NormBase) and layer.training:
+                layer.track_running_stats = False  # on our copy: normalise by the batch, update nothing
+
+    def __call__(self, params: Params, images: Tensor) -> Tensor:
+        """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
+        with _twice_differentiable_attention():
+            return torch.func.functional_call(self.module, {**self._fresh_buffers(), **params}, (images,))
+
+    def loss(self, params: Params, batch: tuple[Tensor, ...]) -> Tensor:
+        """Mean criterion over ``batch = (images, labels)``, or ``mean(w·ℓ)`` for ``(images, labels, w)``: a scalar."""
+        images, labels, *weights = batch
+        losses = self.criterion(self(params, images), labels)
+        return (losses * weights[0]).mean() if weights else losses.mean()
+
+    def to(self, *args: Any, **kwargs: Any) -> StatelessModel:
+        """A copy on another device or dtype, as ``nn.Module.to``."""
+        module = copy.deepcopy(self.module).to(*args, **kwargs)
+        return StatelessModel(module, criterion=self.criterion)
+
+    def _fresh_buffers(self) -> Params:
+        # A module in train mode may write to its buffers (spectral norm does): let it write to a copy.
+        return {name: b.clone() for name, b in self.buffers.items()} if self._training else self.buffers
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+@contextmanager
+def _twice_differentiable_attention() -> Iterator[None]:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _refuse_dropout(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        rate = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0.0)
+        if layer.training and isinstance(rate, float) and rate > 0:
+            raise SimudyError(
+                f"layer {name!r} ({type(layer).__name__}) drops units at random in train mode, so the run cannot be "
+                f"simulated; put it in eval mode or set its rate to 0"
+            )

@@ -1,0 +1,59 @@
+"""What an inner optimizer is: a dataclass of hyper-parameters with a pure ``init`` and ``update``."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from simudy.dynamics import tree
+from simudy.dynamics.tree import Params
+
+Scalar = float | Tensor  # a hyper-parameter; as a tensor it receives a gradient
+
+
+class Rule:
+    """Base of all inner optimizers. Subclasses are dataclasses; everything is out of place and without hidden state.
+
+    Attributes:
+        spans_gradients: every iterate is a multiple of θ0 plus a combination of the gradients met so far. Then weights
+            can be kept factored (``Factored``) and images live in the row space of the first layer's displacement.
+    """
+
+    spans_gradients: ClassVar[bool] = False
+
+    def init(self, params: Params) -> Any:
+        """The state before the first step: any tree."""
+        raise NotImplementedError
+
+    def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
+        """One step: new parameters and new state."""
+        raise NotImplementedError
+
+    def final(self, params: Params, state: Any) -> Params:
+        """What the run publishes: the last iterate, unless a rule averages."""
+        return params
+
+
+class PerTensor(Rule):
+    """A rule that treats every parameter tensor alike and alone: write ``start`` and ``step`` for one tensor."""
+
+    def start(self, param: Tensor) -> Any:
+        """State for one tensor."""
+        return None
+
+    def step(self, grad: Tensor, state: Any, param: Tensor) -> tuple[Tensor, Any]:
+        """One step for one tensor: ``(new param, new state)``."""
+        raise NotImplementedError
+
+    def init(self, params: Params) -> dict[str, Any]:
+        return tree.map(self.start, params)
+
+    def update(self, grads: Params, state: dict[str, Any], params: Params) -> tuple[Params, dict[str, Any]]:
+        pairs = tree.map(self.step, grads, state, params)
+        return {k: p for k, (p, _) in pairs.items()}, {k: s for k, (_, s) in pairs.items()}
+
+
+def is_on(value: Scalar) -> bool:
+    """Whether a term takes part: a tensor always does (it may be learned), a number when it is not zero."""
+    return isinstance(value, Tensor) or value != 0

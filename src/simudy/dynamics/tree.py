@@ -1,0 +1,110 @@
+"""Trees of tensors: the algebra the rules are written in, and the seam custom autograd functions cut along.
+
+A *tree* is any nest of dicts, lists, tuples and dataclasses with tensors at the leaves. Parameters, optimizer states,
+batches and the rules themselves (whose fields may be tensors) are all trees.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """The distinct tensors of a tree, in the order they are met. A tensor that appears twice is listed once."""
+    seen: dict[int, Tensor] = {}
+    for leaf in _walk(tree):
+        seen.setdefault(id(leaf), leaf)
+    return list(seen.values())
+
+
+def rebuild(tree: Any, new: Sequence[Tensor]) -> Any:
+    """A copy of ``tree`` with ``new`` in place of ``leaves(tree)``. Sharing inside the tree is kept."""
+    # deepcopy consults its memo first: seeded with the new leaves it copies the structure and swaps the tensors.
+    memo: dict[int, Any] = {id(old): fresh for old, fresh in zip(leaves(tree), new, strict=True)}
+    return copy.deepcopy(tree, memo)
+
+
+def fill(values: Sequence[Any], needed: Sequence[bool], wanted: Sequence[Any]) -> list[Any]:
+    """``values`` with the needed ones replaced, in order, by ``wanted``."""
+    fresh = iter(wanted)
+    return [next(fresh) if need else value for value, need in zip(values, needed, strict=True)]
+
+
+def is_float(leaf: Tensor) -> bool:
+    """Whether a leaf can carry a gradient."""
+    return leaf.is_floating_point() or leaf.is_complex()
+
+
+def map(fn: Callable[..., Any], tree: dict[str, Any], *rest: dict[str, Any]) -> dict[str, Any]:
+    """Apply ``fn`` name by name over dicts with the same keys."""
+    return {name: fn(leaf, *(other[name] for other in rest)) for name, leaf in tree.items()}
+
+
+def add(a: Params, b: Params) -> Params:
+    """``a + b``."""
+    return map(lambda x, y: x + y, a, b)
+
+
+def sub(a: Params, b: Params) -> Params:
+    """``a − b``."""
+    return map(lambda x, y: x - y, a, b)
+
+
+def scale(factor: float | Tensor, tree: Params) -> Params:
+    """``factor · tree``."""
+    return map(lambda x: factor * x, tree)
+
+
+def dot(a: Params, b: Params) -> Tensor:
+    """Inner product over all entries: a scalar."""
+    return torch.stack([inner(a[name], b[name]) for name in a]).sum()
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Inner product of two tensors; a factored weight answers for itself, without being formed."""
+    if hasattr(x, "__tree_inner__"):
+        return x.__tree_inner__(y)  # type: ignore[attr-defined]
+    if hasattr(y, "__tree_inner__"):
+        return y.__tree_inner__(x)  # type: ignore[attr-defined]
+    return torch.dot(x.reshape(-1), y.reshape(-1))
+
+
+def norm(tree: Params) -> Tensor:
+    """Euclidean norm over all entries: a scalar, with gradient 0 (not NaN) at exactly zero."""
+    square = dot(tree, tree)
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def flatten(tree: Params) -> Tensor:
+    """All entries as one vector, in the dict's order."""
+    return torch.cat([leaf.reshape(-1) for leaf in tree.values()])
+
+
+def detach(tree: Params) -> Params:
+    """The same values, cut from the graph."""
+    return map(lambda x: x.detach(), tree)
+
+
+def _walk(node: Any) -> Iterator[Tensor]:
+    if hasattr(node, "__tree_children__"):
+        node = node.__tree_children__()
+    elif isinstance(node, Tensor):
+        yield node
+        return
+    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+        node = vars(node)
+    if isinstance(node, dict):
+        node = node.values()
+    elif not isinstance(node, (list, tuple)):
+        return
+    for child in node:
+        yield from _walk(child)

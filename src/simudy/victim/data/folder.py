@@ -1,0 +1,85 @@
+"""A folder of pictures, one sub-folder per class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simudy.errors import SimudyError
+from simudy.victim.data.images import Splits
+from simudy.victim.data.pixels import as_pixels
+from simudy.victim.data.select import Pool, split
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+@dataclass
+class Folder:
+    """Pictures in `root/<class>/…`, searched to any depth (so TinyImageNet's `<class>/images/*.JPEG` works as it is).
+
+    root: the folder. n: images of the victim, the first of each class by name. heldout: the next ones, as controls;
+    None: as many as n. size: height and width, by centre crop and antialiased resize; None: as they are, if all alike.
+    grey: luma alone. pretrain: how many of the rest to pretrain on. shuffle: draw with the seed, not first by name.
+    Normalisation is measured on the held-out images.
+    """
+
+    root: str
+    n: int = 20
+    heldout: int | None = None
+    size: int | None = None
+    grey: bool = False
+    pretrain: int = 0
+    shuffle: bool = False
+
+    def load(self, *, seed: int) -> Splits:
+        """Images (n, 3 or 1, h, w). SimudyError for a missing folder, a broken picture, sizes that differ."""
+        classes, paths, labels = catalogue(Path(self.root).expanduser())
+
+        def read(indices: Tensor) -> Tensor:
+            return stack([self.picture(paths[i]) for i in indices.tolist()])
+
+        pool = Pool(torch.tensor(labels, dtype=torch.int64), classes, read)
+        seed_or_none = seed if self.shuffle else None
+        return split(pool, n=self.n, heldout=self.heldout, pretrain=self.pretrain, seed=seed_or_none)
+
+    def picture(self, path: Path) -> Tensor:
+        """(c, h, w) pixels of one file."""
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(path) as file:
+                image = file.convert("L" if self.grey else "RGB")
+        except OSError as error:
+            raise SimudyError(f"cannot read '{path}' as a picture: replace or remove it") from error
+        if self.size is not None:
+            image = ImageOps.fit(image, (self.size, self.size), method=Image.Resampling.BICUBIC)
+        pixels = as_pixels(np.array(image))
+        return pixels[None] if self.grey else pixels.permute(2, 0, 1)
+
+
+def catalogue(root: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
+    """Class names, picture paths and their labels, sorted by name."""
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
+    if not folders:
+        raise SimudyError(f"no class folders in '{root}': set data.root to a folder with one sub-folder per class")
+    found = [(path, label) for label, folder in enumerate(folders) for path in pictures(folder)]
+    if not found:
+        raise SimudyError(f"no pictures under '{root}': data.root takes {', '.join(sorted(SUFFIXES))}")
+    return tuple(p.name for p in folders), [path for path, _ in found], [label for _, label in found]
+
+
+def pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def stack(images: list[Tensor]) -> Tensor:
+    """(n, c, h, w) of images that must be alike."""
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) > 1:
+        few = ", ".join(map(str, sorted(sizes)[:3]))
+        raise SimudyError(f"images differ in size ({few}, …): set data.size to resize them all")
+    return torch.stack(images) if images else torch.empty(0, 1, 1, 1)

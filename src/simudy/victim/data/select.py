@@ -1,0 +1,101 @@
+"""Which images of a source become the secret, which the controls, which the pretraining set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simudy.errors import SimudyError
+from simudy.victim.data.images import ImageSet, Normalisation, Splits
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """All a source has, with the images still unread, so that only the chosen ones are decoded.
+
+    labels: (m,) int64 in [0, len(classes)); classes: names; read: indices (k,) -> pixels (k, c, h, w) in [0, 1].
+    Raises SimudyError for labels outside that range.
+    """
+
+    labels: Tensor
+    classes: tuple[str, ...]
+    read: Callable[[Tensor], Tensor]
+
+    def __post_init__(self):
+        if len(self.labels) == 0:
+            raise SimudyError("the data source holds no image: point data at one that does")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise SimudyError(f"labels run from {low} to {high}: number the {len(self.classes)} classes from 0")
+
+    def take(self, indices: Tensor) -> ImageSet:
+        return ImageSet(self.read(indices), self.labels[indices], self.classes)
+
+    def order(self, seed: int | None) -> Tensor:
+        """(m,) indices: the source's own order, or a permutation drawn from `seed` alone."""
+        if seed is None:
+            return torch.arange(len(self.labels))
+        return torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
+
+
+def split(
+    pool: Pool, *, n: int, heldout: int | None = None, pretrain: int = 0, seed: int | None = None
+) -> Splits:
+    """The first `n` images, balanced over the classes, are the secret; the next `heldout` (n unless told otherwise)
+    are the controls, the next `pretrain` the pretraining set, each balanced in the same way.
+
+    seed: None takes the source's order, as the paper does; a number shuffles the source first.
+    Normalisation is measured on the held-out images. Raises SimudyError where a class runs out of images.
+    """
+    among = pool.order(seed)
+    victim = balanced(pool, at_least_one(n), among=among, option="n")
+    among = without(among, victim)
+    held = balanced(pool, n if heldout is None else heldout, among=among, option="heldout")
+    among = without(among, held)
+    rest = balanced(pool, pretrain, among=among, option="pretrain") if pretrain else None
+    controls = pool.take(held)
+    extra = None if rest is None else pool.take(rest)
+    return Splits(pool.take(victim), controls, extra, Normalisation.of(controls.images))
+
+
+def balanced(pool: Pool, n: int, *, among: Tensor, option: str) -> Tensor:
+    """(n,) indices: the first of each class in `among`, dealt class by class: 0, 1, …, 0, 1, ….
+
+    Any remainder of n by the number of classes so falls to the first classes, and every run of images (a batch) mixes
+    the classes. Raises SimudyError, naming data.`option`, where a class of `among` runs short.
+    """
+    labels, count = pool.labels[among], len(pool.classes)
+    held = torch.bincount(labels, minlength=count)  # (classes,)
+    check_quota(pool.classes, held, n, option)
+    grouped = labels.argsort(stable=True)  # class by class, each in the order of `among`
+    starts = held.cumsum(0) - held
+    rank = torch.empty_like(labels)  # an image's place within its class
+    rank[grouped] = torch.arange(len(labels)) - starts[labels[grouped]]
+    return among[(rank * count + labels).argsort()[:n]]
+
+
+def check_quota(classes: tuple[str, ...], held: Tensor, n: int, option: str) -> None:
+    """Does each class hold its share of n images?  held: (classes,) counts."""
+    if n < 0:
+        raise SimudyError(f"data.{option} is {n}: set it to zero or more")
+    share = n // len(classes) + (torch.arange(len(classes)) < n % len(classes)).long()
+    for name, has, wants in zip(classes, held.tolist(), share.tolist(), strict=True):
+        if has < wants:
+            raise SimudyError(
+                f"class '{name}' has {has} images left and data.{option}={n} takes {wants}: "
+                f"lower data.{option}, or give more images of that class"
+            )
+
+
+def at_least_one(n: int) -> int:
+    if n < 1:
+        raise SimudyError(f"data.n is {n}: set it to the number of images to train on, at least 1")
+    return n
+
+
+def without(among: Tensor, taken: Tensor) -> Tensor:
+    """`among` less `taken`, in order."""
+    return among[~torch.isin(among, taken)]

@@ -1,0 +1,67 @@
+"""Any torch dataset, torchvision's among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simudy.errors import SimudyError
+from simudy.victim.data.images import Splits
+from simudy.victim.data.pixels import as_pixels, channels_first
+from simudy.victim.data.select import Pool, split
+
+
+@dataclass
+class TorchDataset:
+    """A map-style dataset of (image, label) pairs; an image is a PIL picture, or uint8 or floats in [0, 1] as a tensor.
+
+    dataset: the object itself; on the command line `data.dataset._target_=torchvision.datasets.SVHN` and so on.
+    n: images of the victim, the first of each class. heldout: the next ones, as controls; None: as many as n.
+    pretrain: how many of the rest to pretrain on. shuffle: draw with the seed, not the first of each class.
+    Labels come from `dataset.targets` where it has them; otherwise the whole dataset is read once to learn them.
+    Normalisation is measured on the held-out images: leave it out of the dataset's transforms.
+    """
+
+    dataset: Any
+    n: int = 20
+    heldout: int | None = None
+    pretrain: int = 0
+    shuffle: bool = False
+
+    def load(self, *, seed: int) -> Splits:
+        """Images (n, c, h, w). SimudyError where the images differ in size or leave [0, 1]."""
+        labels = labels_of(self.dataset)
+        pool = Pool(labels, names_of(self.dataset, labels), self.read)
+        seed_or_none = seed if self.shuffle else None
+        return split(pool, n=self.n, heldout=self.heldout, pretrain=self.pretrain, seed=seed_or_none)
+
+    def read(self, indices: Tensor) -> Tensor:
+        images = [picture(self.dataset[i][0]) for i in indices.tolist()]
+        if len({tuple(image.shape) for image in images}) > 1:
+            raise SimudyError("images of the dataset differ in size or mode: give it a transform that makes them alike")
+        return torch.stack(images) if images else torch.empty(0, 1, 1, 1)
+
+
+def picture(image: Any) -> Tensor:
+    """(c, h, w) pixels of a PIL picture, array or tensor."""
+    values = image if isinstance(image, Tensor) else np.array(image)
+    return channels_first(as_pixels(values)[None])[0]
+
+
+def labels_of(dataset: Any) -> Tensor:
+    """(m,) int64. `targets` precede a target transform, so they count only where there is none."""
+    targets = getattr(dataset, "targets", None)
+    if targets is None or getattr(dataset, "target_transform", None) is not None:
+        targets = [int(dataset[i][1]) for i in range(len(dataset))]
+    return torch.as_tensor(targets, dtype=torch.int64)
+
+
+def names_of(dataset: Any, labels: Tensor) -> tuple[str, ...]:
+    """The dataset's own class names if it gives one per label, else numbers."""
+    count = int(labels.max()) + 1 if len(labels) else 0
+    names = tuple(str(name) for name in getattr(dataset, "classes", ()))
+    return names if len(names) >= count else tuple(map(str, range(count)))

@@ -42,7 +42,12 @@ class Reverse(Gradient):
     """
 
     def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
-        return torch.func.grad(loss, has_aux=has_aux)
+        return partial(_reverse, loss, has_aux)
+
+
+def _reverse(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
+    # The batch comes in by closure: torch.func would wrap, and so unmake, the factored weights it may hold.
+    return torch.func.grad(lambda p: loss(p, batch), has_aux=has_aux)(params)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
     inputs, ends = (params, batch), []
 
     def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        ends[:] = [torch.func.grad(loss, has_aux=True)(*tree.rebuild(inputs, leaves))]
+        ends[:] = [_reverse(loss, True, *tree.rebuild(inputs, leaves))]
         grads, aux = ends[0]
         return (*grads.values(), *tree.leaves(aux))
 

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from simudy.dynamics.optim.rule import PerTensor, Scalar, is_on
+from simudy.dynamics.optim.moments import Decaying
+from simudy.dynamics.optim.rule import Scalar, is_on
 
 
 @dataclass
-class SGD(PerTensor):
+class SGD(Decaying):
     """SGD with momentum, dampening, Nesterov and weight decay, as ``torch.optim.SGD``.
 
     g ← g + λθ;  b ← μb + (1−τ)g (first step: b = g);  θ ← θ − η(g + μb if Nesterov else b).
@@ -41,10 +42,7 @@ class SGD(PerTensor):
     spans_gradients: ClassVar[bool] = True
 
     def step(self, grad: Tensor, state: Tensor | None, param: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.maximize:
-            grad = -1.0 * grad
-        if is_on(self.weight_decay):
-            grad = grad + self.weight_decay * param
+        grad, param = self.decayed(grad, param)
         if not is_on(self.momentum):
             return param - self.lr * grad, None
         buffer = grad if state is None else self.momentum * state + (1 - self.dampening) * grad

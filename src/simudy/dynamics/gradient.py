@@ -7,9 +7,10 @@ gradient ``(grads, aux)``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -85,6 +86,7 @@ def _forward_over_reverse(
     loss: Loss, inputs: tuple[Params, Any], leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """The pullback of (∇ℓ, aux): one jvp of the gradient of ℓ + s·⟨u, aux⟩ along (θ: v, s: 1) at s = 0."""
+    _load_forward_rules()
     n_params, dtype = len(inputs[0]), leaves[0].dtype
     along, on_aux = cotangents[:n_params], cotangents[n_params:]
 
@@ -101,3 +103,10 @@ def _forward_over_reverse(
     _, products = torch.func.jvp(full_gradient, (s, *leaves[:n_params]), (torch.ones_like(s), *along))
     return tree.fill([None] * len(leaves), needed, products)
 
+
+@cache
+def _load_forward_rules() -> None:
+    """torch loads its forward-mode rules at the first jvp, through a call it has itself deprecated: do so quietly."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))

@@ -1,7 +1,4 @@
-"""How good a reconstruction is, and how it looks. Only this room ever compares with the secret."""
+"""How good a reconstruction is, and how it looks. The secret is seen here and nowhere else.
 
-from simudy.analysis.gallery import save_gallery
-from simudy.analysis.report import save_report
-from simudy.analysis.score import Score, paper_ssim, score
-
-__all__ = ["Score", "paper_ssim", "save_gallery", "save_report", "score"]
+Import from the modules: `score` alone needs no matplotlib.
+"""

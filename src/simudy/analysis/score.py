@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from simudy.analysis.metrics import contrast, mse, pairwise_ssim, psnr, ssim
+from simudy.analysis.metrics import contrast, mse, pairwise_ssim, psnr
 from simudy.analysis.pairing import UNMATCHED, greedy, hungarian, matched
 from simudy.errors import SimudyError
 
@@ -99,6 +99,7 @@ def score(
     )
 
 
+@torch.no_grad()
 def paper_ssim(reconstruction: Tensor, truth: Tensor) -> float:
     """`ssim_paper` alone: (m, c, h, w) against (n, c, h, w), both normalised; cheap enough to follow a run with."""
     return paper_pairing(reconstruction, truth)[1].mean().item()
@@ -123,24 +124,21 @@ def to_pixels(images: Tensor, normalisation: Normalisation | None) -> Tensor:
 
 def _pixel_figures(pixels: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The Hungarian pairing of [0, 1] pixels, and SSIM, PSNR and MSE of every true image (n,) under it."""
-    match = hungarian(pairwise_ssim(truth, pixels, data_range=1.0))
-    partner = pixels[match.to(pixels.device)]  # −1 takes the last one; `fill` overrules it
+    matrix = pairwise_ssim(truth, pixels, data_range=1.0)
+    match = hungarian(matrix)
+    partner = pixels[match.to(pixels.device)]  # −1 takes any; masked below
     missing = (match == UNMATCHED).to(pixels.device)
-
-    def fill(figure: Tensor, worst: float) -> Tensor:
-        return figure.masked_fill(missing, worst)
-
     return match, {
-        "ssim": fill(ssim(truth, partner, data_range=1.0), 0.0),
-        "psnr": fill(psnr(truth, partner).clamp(max=EXACT), 0.0),
-        "mse": fill(mse(truth, partner), 1.0),
+        "ssim": matched(matrix, match, otherwise=0.0),
+        "psnr": psnr(truth, partner).clamp(max=EXACT).masked_fill(missing, 0.0),
+        "mse": mse(truth, partner).masked_fill(missing, 1.0),
     }
 
 
 def _floors(
     truth: Tensor, m: int, heldout: Tensor | None, labels: Tensor | None, heldout_labels: Tensor | None, seed: int
 ) -> dict[str, float | None]:
-    """The paper's protocol on m images that know nothing: as many as the attack offered, as choice alone raises SSIM."""
+    """The paper's protocol on images that saw no weights; m of them, for the wider choice alone raises SSIM."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(m, *truth.shape[1:], generator=generator).to(truth)
     floor: dict[str, float | None] = {"heldout": None, "noise": paper_ssim(noise, truth), "class_mean": None}

@@ -56,14 +56,18 @@ class Recompute:
 def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
     """The carry after ``xs``; nothing inside is kept, the backward pass runs the steps again."""
     inputs, ends = (carry, xs), []
+    given = tree.leaves(inputs)
 
     def run(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        carry, xs = tree.rebuild(inputs, leaves)
-        ends[:] = [Direct().fold(step, carry, xs)]
-        return tuple(tree.leaves(ends[0]))
+        end = Direct().fold(step, *tree.rebuild(inputs, leaves))
+        place = {id(leaf): i for i, leaf in enumerate(leaves)}
+        passed = [place.get(id(leaf)) for leaf in tree.leaves(end)]  # a leaf handed through stays the same object
+        ends[:] = [(end, passed)]
+        return tuple(leaf for leaf, i in zip(tree.leaves(end), passed, strict=True) if i is None)
 
-    outputs = with_pullback(run, partial(_vjp, run), tree.leaves(inputs))
-    return tree.rebuild(ends.pop(), outputs)
+    outputs = iter(with_pullback(run, partial(_vjp, run), given))
+    end, passed = ends.pop()
+    return tree.rebuild(end, [next(outputs) if i is None else given[i] for i in passed])
 
 
 def _vjp(

@@ -109,6 +109,14 @@ class FactoredWeight(Tensor):
             total[atom] = total[atom] + c if atom in total else c
         return self._with(total)
 
+    def _lift(self, other: Any) -> FactoredWeight:
+        """A dense summand as an atom: the one already here if it is the same tensor, so that W − W0 cancels."""
+        own = (a for a in self.atoms if isinstance(a, Dense) and a.weight is other)
+        return FactoredWeight({next(own, None) or Dense(self._broadcast(other)): 1.0}, self)
+
+    def _broadcast(self, other: Any) -> Tensor:
+        return torch.as_tensor(other, dtype=self.dtype, device=self.device).expand(self.shape)
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.__name__ == "__get__":  # shape, dtype, device: the wrapper knows
@@ -168,8 +176,10 @@ def _mul(a: Any, b: Any) -> Any:
 
 
 def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    if not (isinstance(a, FactoredWeight) and isinstance(b, FactoredWeight)):
-        return NotImplemented
+    if not isinstance(a, FactoredWeight):
+        a = b._lift(a)
+    if not isinstance(b, FactoredWeight):
+        b = a._lift(b)
     return a._plus(b if alpha == 1 else b._scaled(alpha))
 
 

@@ -29,7 +29,8 @@ class Cifar10:
     root: the folder that holds `cifar-10-batches-bin`, or that folder. n: images of the victim, the first of each
     class. heldout: images kept as controls; None: as many as n. size: height and width; None: 32. grey: luma alone.
     binary: two classes, vehicles and animals. shuffle: draw n and heldout with the seed, not the first of each class.
-    *_records: first and last-but-one record each part is taken from; pretrain_records takes all, None takes none.
+    *_records: [first, one past the last] of the records a part is taken from; pretraining takes all of its own, or none
+    where that is None.
     Normalisation: the constants everyone uses; for grey images, measured on the held-out ones.
     """
 
@@ -100,9 +101,11 @@ def spans(wanted: Sequence[Sequence[int] | None], count: int) -> list[range]:
     """Each pair as a range of records. SimudyError where one leaves the file or two overlap (a leak of the secret)."""
     found = []
     for part, pair in zip(("victim", "heldout", "pretrain"), wanted, strict=True):
-        start, stop = pair or (0, 0)
+        start, stop = pair if pair and len(pair) == 2 else (0, -1 if pair else 0)
         if not 0 <= start <= stop <= count:
-            raise SimudyError(f"{part}_records is [{start}, {stop}] and the file has {count}: set data.{part}_records")
+            raise SimudyError(
+                f"data.{part}_records={pair}: give [first, one past the last] of the file's {count} records"
+            )
         if any(max(start, other.start) < min(stop, other.stop) for other in found):
             raise SimudyError(f"{part}_records [{start}, {stop}] overlaps another part: set data.{part}_records apart")
         found.append(range(start, stop))

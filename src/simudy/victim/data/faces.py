@@ -34,4 +34,5 @@ class Faces:
         images = resize(as_pixels(lfw_subset())[:, None], self.size)  # (200, 1, size, size)
         labels = torch.arange(len(images)) // EACH
         pool = Pool(labels, ("face", "not a face"), images.__getitem__)
-        return split(pool, n=self.n, heldout=self.heldout, seed=seed if self.shuffle else None)
+        order = pool.order(seed if self.shuffle else None)
+        return split(pool, order, n=self.n, heldout=self.heldout)

@@ -43,8 +43,8 @@ class Folder:
             return stack([self.picture(paths[i]) for i in indices.tolist()])
 
         pool = Pool(torch.tensor(labels, dtype=torch.int64), classes, read)
-        seed_or_none = seed if self.shuffle else None
-        return split(pool, n=self.n, heldout=self.heldout, pretrain=self.pretrain, seed=seed_or_none)
+        order = pool.order(seed if self.shuffle else None)
+        return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
 
     def picture(self, path: Path) -> Tensor:
         """(c, h, w) pixels of one file."""

@@ -54,7 +54,7 @@ class Normalisation:
         if len(images) == 0:
             raise SimudyError("normalisation is measured on the held-out images and there are none: set data.heldout=1")
         std, mean = torch.std_mean(images.double(), dim=(0, 2, 3), correction=0)
-        std[std == 0] = 1.0  # a channel without contrast is only shifted
+        std[std < 1e-6] = 1.0  # a channel without contrast is only shifted
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
     def normalise(self, images: Tensor) -> Tensor:

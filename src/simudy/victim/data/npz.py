@@ -36,8 +36,8 @@ class Npz:
         pixels, numbers = channels_first(as_pixels(images)), torch.from_numpy(labels.astype(np.int64))
         classes = tuple(str(i) for i in range(int(numbers.max()) + 1)) if len(numbers) else ()
         pool = Pool(numbers, classes, pixels.__getitem__)
-        seed_or_none = seed if self.shuffle else None
-        return split(pool, n=self.n, heldout=self.heldout, pretrain=self.pretrain, seed=seed_or_none)
+        order = pool.order(seed if self.shuffle else None)
+        return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
 
 
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:

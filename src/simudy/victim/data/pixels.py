@@ -35,7 +35,9 @@ def channels_first(images: Tensor) -> Tensor:
         return images
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images.permute(0, 3, 1, 2).contiguous()
-    raise SimudyError(f"images have shape {tuple(images.shape)}: give (n, h, w), (n, h, w, c) or (n, c, h, w), c = 1 or 3")
+    raise SimudyError(
+        f"images have shape {tuple(images.shape)}: give (n, h, w), (n, h, w, c) or (n, c, h, w), c = 1 or 3"
+    )
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:

@@ -35,24 +35,20 @@ class Pool:
         return ImageSet(self.read(indices), self.labels[indices], self.classes)
 
     def order(self, seed: int | None) -> Tensor:
-        """(m,) indices: the source's own order, or a permutation drawn from `seed` alone."""
+        """(m,) indices: without a seed the source's own order, as in the paper; else a permutation drawn from it."""
         if seed is None:
             return torch.arange(len(self.labels))
         return torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
 
 
-def split(
-    pool: Pool, *, n: int, heldout: int | None = None, pretrain: int = 0, seed: int | None = None
-) -> Splits:
-    """The first `n` images, balanced over the classes, are the secret; the next `heldout` (n unless told otherwise)
-    are the controls, the next `pretrain` the pretraining set, each balanced in the same way.
+def split(pool: Pool, order: Tensor, *, n: int, heldout: int | None = None, pretrain: int = 0) -> Splits:
+    """In `order`, the first `n` images, balanced over the classes, are the secret; the next `heldout` (n unless told
+    otherwise) are the controls, the next `pretrain` the pretraining set, each balanced in the same way.
 
-    seed: None takes the source's order, as the paper does; a number shuffles the source first.
     Normalisation is measured on the held-out images. Raises SimudyError where a class runs out of images.
     """
-    among = pool.order(seed)
-    victim = balanced(pool, at_least_one(n), among=among, option="n")
-    among = without(among, victim)
+    victim = balanced(pool, at_least_one(n), among=order, option="n")
+    among = without(order, victim)
     held = balanced(pool, n if heldout is None else heldout, among=among, option="heldout")
     among = without(among, held)
     rest = balanced(pool, pretrain, among=among, option="pretrain") if pretrain else None

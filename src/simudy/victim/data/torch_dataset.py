@@ -19,7 +19,7 @@ from simudy.victim.data.select import Pool, split
 class TorchDataset:
     """A map-style dataset of (image, label) pairs; an image is a PIL picture, or uint8 or floats in [0, 1] as a tensor.
 
-    dataset: the object itself; on the command line `data.dataset._target_=torchvision.datasets.SVHN` and so on.
+    dataset: the object itself; as a setting, `data.dataset={_target_: torchvision.datasets.SVHN, root: …}`.
     n: images of the victim, the first of each class. heldout: the next ones, as controls; None: as many as n.
     pretrain: how many of the rest to pretrain on. shuffle: draw with the seed, not the first of each class.
     Labels come from `dataset.targets` where it has them; otherwise the whole dataset is read once to learn them.
@@ -36,8 +36,8 @@ class TorchDataset:
         """Images (n, c, h, w). SimudyError where the images differ in size or leave [0, 1]."""
         labels = labels_of(self.dataset)
         pool = Pool(labels, names_of(self.dataset, labels), self.read)
-        seed_or_none = seed if self.shuffle else None
-        return split(pool, n=self.n, heldout=self.heldout, pretrain=self.pretrain, seed=seed_or_none)
+        order = pool.order(seed if self.shuffle else None)
+        return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
 
     def read(self, indices: Tensor) -> Tensor:
         images = [picture(self.dataset[i][0]) for i in indices.tolist()]
@@ -48,7 +48,12 @@ class TorchDataset:
 
 def picture(image: Any) -> Tensor:
     """(c, h, w) pixels of a PIL picture, array or tensor."""
-    values = image if isinstance(image, Tensor) else np.array(image)
+    if isinstance(image, Tensor):
+        values = image
+    elif getattr(image, "mode", "L") in ("L", "RGB"):  # arrays have no mode
+        values = np.array(image)
+    else:  # palettes, CMYK, transparency
+        values = np.array(image.convert("RGB"))
     return channels_first(as_pixels(values)[None])[0]
 
 

@@ -1,0 +1,28 @@
+"""How far a simulated displacement is from the real one. All are zero where they agree; inputs are dicts of tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simudy.dynamics import tree
+from simudy.dynamics.tree import Params
+
+
+def cosine(simulated: Params, real: Params) -> Tensor:
+    """1 − cos of the angle between the flattened displacements: in [0, 2], blind to length (SimuDy, eq. of d)."""
+    return 1 - tree.dot(simulated, real) / (tree.norm(simulated) * tree.norm(real))
+
+
+def euclidean(simulated: Params, real: Params) -> Tensor:
+    """Relative squared error ‖simulated − real‖² / ‖real‖²: 1 where nothing moved."""
+    return tree.norm(tree.sub(simulated, real)).square() / tree.norm(real).square()
+
+
+def layerwise(simulated: Params, real: Params) -> Tensor:
+    """Mean over tensors of 1 − cos: every layer counts alike, however little it moved."""
+    each = [cosine({name: simulated[name]}, {name: real[name]}) for name in real if bool((real[name] != 0).any())]
+    return torch.stack(each).mean()
+
+
+DISTANCES = {"cosine": cosine, "euclidean": euclidean, "layerwise": layerwise}

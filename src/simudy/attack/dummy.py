@@ -1,0 +1,110 @@
+"""What the outer loop moves: images, labels and, if asked, hyper-parameters of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simudy.attack.evidence import Evidence
+from simudy.attack.span import Span
+from simudy.dynamics.optim import Rule
+from simudy.dynamics.optim.schedule import scaled
+from simudy.dynamics.recipe import Recipe
+from simudy.errors import SimudyError
+
+IMAGES = ("pixels", "span")
+LABELS = ("balanced", "learned", "given")
+
+
+@dataclass
+class Dummy:
+    """The variables of an attack. Every tensor in ``variables()`` is a leaf that requires grad.
+
+    Attributes:
+        inputs: what the simulated run trains on: normalised images ``(n, c, h, w)``, or coefficients ``(n, r)``.
+        labels: class indices ``(n,)``, or logits ``(n, classes)`` of soft labels when learned.
+        logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay positive).
+        span: the basis of the coefficients, or None.
+        scale: what an input is multiplied with to become ``inputs``; puts coefficients on the scale of pixels.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    logs: dict[str, Tensor]
+    span: Span | None = None
+    scale: float = 1.0
+
+    def variables(self) -> dict[str, Tensor]:
+        """The leaves, by name."""
+        named = {"images": self.inputs, **{f"log_{k}": v for k, v in self.logs.items()}}
+        return {**named, "labels": self.labels} if self.labels.is_floating_point() else named
+
+    def images(self) -> Tensor:
+        """Normalised images ``(n, c, h, w)``."""
+        return self.span.images(self.scale * self.inputs) if self.span else self.inputs
+
+    def targets(self) -> Tensor:
+        """Labels as the loss takes them: indices ``(n,)`` or probabilities ``(n, classes)``."""
+        return self.labels.softmax(1) if self.labels.is_floating_point() else self.labels
+
+    def batches(self, recipe: Recipe) -> list[tuple[Tensor, ...]]:
+        """One ``(inputs, labels)`` per step."""
+        return recipe.collate(self.scale * self.inputs if self.span else self.inputs, self.targets())
+
+    def rules(self, recipe: Recipe) -> list[Rule]:
+        """One rule per step, with the learned hyper-parameters in place."""
+        rules = recipe.rules(len(self.inputs))
+        factors = {name: log.exp() for name, log in self.logs.items()}
+        return [scaled(rule, 1, **factors)[0] for rule in rules] if factors else rules
+
+
+def new_dummy(
+    evidence: Evidence,
+    *,
+    images: str = "pixels",
+    labels: str | Tensor = "balanced",
+    n: int | None = None,
+    noise: float = 0.5,
+    learn: tuple[str, ...] = (),
+    span: Span | None = None,
+    generator: torch.Generator,
+) -> Dummy:
+    """Fresh dummies: Gaussian noise for images (0.5·randn, as the released code), labels and hyper-parameters as asked.
+
+    Args:
+        images: ``"pixels"``, or ``"span"`` (then give ``span``).
+        labels: ``"balanced"`` (equal count per class, at random, fixed), ``"learned"`` (soft labels, from near uniform),
+            or the labels themselves ``(n,)``.
+        n: how many. Default: what the evidence says.
+        learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
+
+    Raises:
+        SimudyError: the number of images is unknown, labels do not fit it, or a mode has another name.
+    """
+    n = n or evidence.n
+    if n is None:
+        raise SimudyError("the number of images is unknown: set attack.n")
+    device = next(iter(evidence.initial.values())).device
+    shape = (span.rank,) if span else evidence.shape
+    inputs = noise * torch.randn(n, *shape, generator=generator)
+    return Dummy(
+        inputs=inputs.to(device).requires_grad_(),
+        labels=_new_labels(labels, n, evidence.classes, generator).to(device),
+        logs={name: torch.zeros((), device=device, requires_grad=True) for name in learn},
+        span=span,
+        scale=(span.basis.shape[1] / span.rank) ** 0.5 if span else 1.0,
+    )
+
+
+def _new_labels(labels: str | Tensor, n: int, classes: int, generator: torch.Generator) -> Tensor:
+    if isinstance(labels, Tensor):
+        if labels.shape != (n,) or not (0 <= int(labels.min()) and int(labels.max()) < classes):
+            raise SimudyError(f"{len(labels)} labels given for {n} images of {classes} classes: give one class index each")
+        return labels
+    if labels == "balanced":
+        return (torch.arange(n) % classes)[torch.randperm(n, generator=generator)]
+    if labels == "learned":
+        return (0.1 * torch.randn(n, classes, generator=generator)).requires_grad_()
+    raise SimudyError(f"no label mode {labels!r}: choose from balanced, learned, given")

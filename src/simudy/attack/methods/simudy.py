@@ -1,0 +1,128 @@
+"""SimuDy: simulate the run on dummies, and move them until the simulated run lands on the real weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from simudy.attack.distance import DISTANCES
+from simudy.attack.dummy import Dummy, new_dummy
+from simudy.attack.evidence import Evidence
+from simudy.attack.prior import outside_box, total_variation
+from simudy.attack.span import Span
+from simudy.dynamics import tree
+from simudy.dynamics.adjoint import Direct, Recompute
+from simudy.dynamics.gradient import Gradient, Reverse
+from simudy.dynamics.optim import Clipped
+from simudy.dynamics.recipe import Recipe
+from simudy.dynamics.simulate import simulate
+from simudy.errors import SimudyError
+
+
+@dataclass
+class Simudy:
+    """minimise d(θ̂f − θ0, θf − θ0) + tv·TV(x̂) + box·outside(x̂) over the dummies x̂ (Tian et al., ICLR 2025).
+
+    Args:
+        distance: ``cosine``, ``euclidean`` or ``layerwise``. tv: weight of the total variation of the normalised images.
+        box: weight of the squared distance to the pixel range.
+        images: ``pixels``, or ``span`` where the first layer is linear. labels, noise, learn, n: see ``new_dummy``.
+        recipe: the attacker's guess of the run. Default: the evidence's.
+        clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other (released code: 20, 5),
+            during the first ``clip_until`` of the iterations. Default: never.
+        adjoint, gradient: how the run is differentiated.
+    """
+
+    distance: str = "cosine"
+    tv: float = 0.0
+    box: float = 0.0
+    images: str = "pixels"
+    labels: str | Tensor = "balanced"
+    n: int | None = None
+    noise: float = 0.5
+    learn: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+    clip_above: float | None = None
+    clip_to: float | None = None
+    clip_until: float = 0.25
+    adjoint: Direct | Recompute = field(default_factory=Direct)
+    gradient: Gradient = field(default_factory=Reverse)
+
+    def problem(self, evidence: Evidence, *, seed: int) -> SimudyProblem:
+        """Dummies drawn with ``seed``, in the span's coordinates if asked for.
+
+        Raises:
+            SimudyError: a setting is unknown, or does not fit the evidence.
+        """
+        if self.distance not in DISTANCES:
+            raise SimudyError(f"no distance {self.distance!r}: choose from {', '.join(DISTANCES)}")
+        if self.images not in ("pixels", "span"):
+            raise SimudyError(f"no image mode {self.images!r}: choose from pixels, span")
+        evidence = dataclasses.replace(evidence, recipe=self.recipe or evidence.recipe)
+        span = Span.of(evidence) if self.images == "span" else None
+        dummy = new_dummy(
+            evidence,
+            labels=self.labels,
+            n=self.n or evidence.n or (span.rank if span else None),
+            noise=self.noise,
+            learn=self.learn,
+            span=span,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return SimudyProblem(self, span.reduce(evidence) if span else evidence, dummy)
+
+
+class SimudyProblem:
+    """The objective of one attack; see ``Problem``."""
+
+    def __init__(self, settings: Simudy, evidence: Evidence, dummy: Dummy) -> None:
+        self.settings, self.evidence, self.dummy = settings, evidence, dummy
+        self.real = evidence.displacement
+        self.recipe = evidence.recipe
+        self.low, self.high = _box(evidence, dummy.images())
+
+    def variables(self) -> dict[str, Tensor]:
+        return self.dummy.variables()
+
+    def objective(self, progress: float) -> tuple[Tensor, Tensor]:
+        distance = DISTANCES[self.settings.distance](tree.sub(self.land(progress), self.evidence.initial), self.real)
+        return distance + self._prior(), distance
+
+    def land(self, progress: float = 1.0) -> tree.Params:
+        """Where the simulated run ends: θ̂f."""
+        return simulate(
+            self.evidence.model.loss,
+            self.evidence.initial,
+            self.dummy.batches(self.recipe),
+            self._rules(progress),
+            adjoint=self.settings.adjoint,
+            gradient=self.settings.gradient,
+        )
+
+    def images(self) -> Tensor:
+        return self.dummy.images()
+
+    def labels(self) -> Tensor:
+        return self.dummy.targets()
+
+    def _rules(self, progress: float) -> list:
+        rules, s = self.dummy.rules(self.recipe), self.settings
+        if s.clip_above is None or progress >= s.clip_until:
+            return rules
+        return [Clipped(rule, max_norm=s.clip_above, rescale_to=s.clip_to) for rule in rules]
+
+    def _prior(self) -> Tensor | float:
+        s = self.settings
+        if not (s.tv or s.box):
+            return 0.0
+        images = self.dummy.images()
+        return s.tv * total_variation(images) + (s.box * outside_box(images, self.low, self.high) if s.box else 0.0)
+
+
+def _box(evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Black and white in normalised units, ``(c, 1, 1)`` each."""
+    mean, std = (like.new_tensor(v)[:, None, None] for v in (evidence.mean, evidence.std))
+    return -mean / std, (1 - mean) / std

@@ -1,0 +1,18 @@
+"""What an image looks like before any evidence. Inputs are normalised images ``(n, c, h, w)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Anisotropic total variation: mean |difference| down plus mean |difference| across, over all images."""
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
+    across = (images[..., 1:] - images[..., :-1]).abs().mean()
+    return down + across
+
+
+def outside_box(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Mean squared distance to the pixel range; ``low`` and ``high`` are black and white in normalised units."""
+    return (images - torch.minimum(torch.maximum(images, low), high)).square().mean()

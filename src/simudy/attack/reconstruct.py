@@ -1,0 +1,221 @@
+"""The outer loop: any torch optimizer over the dummies, best so far kept, resumable bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from simudy.attack.evidence import Evidence
+from simudy.attack.methods.problem import Method, Problem
+from simudy.attack.methods.simudy import Simudy
+from simudy.dynamics import tree
+from simudy.errors import SimudyError
+
+PATIENCE = 10  # refused steps in a row before the search is called diverged
+
+
+@dataclass
+class Outer:
+    """How the dummies are moved.
+
+    Args:
+        lr: step size. iterations: outer steps.
+        optimizer: ``(parameter groups, lr=…) -> torch optimizer``; closures (L-BFGS) are served.
+        schedule: ``(optimizer) -> torch scheduler``. Default: one cosine decay over the iterations.
+        tolerance: stop as converged when the distance is at or below it.
+        lrs: step sizes of single variables by name (``images``, ``labels``, ``log_lr``, …) where they differ from ``lr``.
+    """
+
+    lr: float = 0.1
+    iterations: int = 1000
+    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, betas=(0.8, 0.9))
+    schedule: Callable[..., Any] | None = None
+    tolerance: float = 0.0
+    lrs: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Reconstruction:
+    """What an attack returns: the best iterate, by objective.
+
+    Attributes:
+        images: normalised ``(m, c, h, w)``. labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
+        status: ``converged``, ``finished``, ``diverged`` or ``interrupted``.
+        objective, distance: at the best iterate. learned: factors on learned hyper-parameters, by name.
+        iterations: outer steps taken. seconds: spent in them.
+        history: one row per outer step: iteration, objective, distance, seconds.
+    """
+
+    images: Tensor
+    labels: Tensor
+    status: str
+    objective: float
+    distance: float
+    learned: dict[str, float]
+    iterations: int
+    seconds: float
+    history: list[dict[str, float]]
+
+
+class Search:
+    """An outer loop in progress. ``state_dict`` and ``load_state_dict`` make it resumable, bit for bit on CPU.
+
+    Nothing in a step waits for the device: what was measured stays there until ``read`` fetches it, every step on CPU
+    and every tenth elsewhere.
+    """
+
+    def __init__(self, problem: Problem, outer: Outer) -> None:
+        self.problem, self.outer = problem, outer
+        self.leaves = problem.variables()
+        self.optimizer = outer.optimizer(_groups(self.leaves, outer.lrs), lr=outer.lr)
+        self.scheduler = (outer.schedule or partial(CosineAnnealingLR, T_max=outer.iterations))(self.optimizer)
+        self.iteration, self.refused, self.seconds = 0, 0, 0.0
+        self.history: list[dict[str, float]] = []
+        device = next(iter(self.leaves.values())).device
+        self.best = {**tree.map(torch.clone, tree.detach(self.leaves)), **_scores(float("inf"), device)}
+        self._unread: list[Tensor] = []
+        self._read_every = 1 if device.type == "cpu" else 10
+
+    def step(self) -> None:
+        """One outer step. Where the objective or a gradient is not finite, the variables stay as they are."""
+        start, before = time.perf_counter(), tree.map(torch.clone, tree.detach(self.leaves))
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.optimizer.step(partial(self._closure, seen))  # type: ignore[arg-type]
+        self.scheduler.step()
+        objective, distance, finite = seen[0]
+        with torch.no_grad():
+            for name, leaf in self.leaves.items():
+                leaf.copy_(torch.where(finite, leaf, before[name]))
+            better = finite & (objective < self.best["objective"])
+            now = {**before, "objective": objective, "distance": distance}
+            self.best = {k: torch.where(better, now[k], old) for k, old in self.best.items()}
+        self.iteration += 1
+        self._unread.append(torch.stack([objective, distance, finite.to(objective)]))
+        if self.iteration % self._read_every == 0 or self.iteration == self.outer.iterations:
+            self._read()
+        self.seconds += time.perf_counter() - start
+
+    @property
+    def status(self) -> str:
+        """``running`` until the search ends; then ``converged``, ``diverged`` or ``finished``."""
+        if self.refused >= PATIENCE:
+            return "diverged"
+        if self.history and self.history[-1]["distance"] <= self.outer.tolerance:
+            return "converged"
+        return "finished" if self.iteration >= self.outer.iterations else "running"
+
+    def result(self, status: str) -> Reconstruction:
+        """The best so far; before the first finite step, the initial dummies."""
+        images, labels = self.at_best(lambda: (self.problem.images().detach(), self.problem.labels().detach()))
+        learned = {k[4:]: self.best[k].exp().item() for k in self.leaves if k.startswith("log_")}
+        scores = {k: self.best[k].item() for k in ("objective", "distance")}
+        return Reconstruction(images, labels, status, **scores, learned=learned, iterations=self.iteration,
+                              seconds=self.seconds, history=self.history)  # fmt: skip
+
+    def at_best(self, fn: Callable[[], Any]) -> Any:
+        """``fn()`` with the variables at their best."""
+        present = tree.map(torch.clone, tree.detach(self.leaves))
+        self._set(self.best)
+        try:
+            return fn()
+        finally:
+            self._set(present)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on: tensors, numbers and strings."""
+        torch_state = {k: getattr(self, k).state_dict() for k in ("optimizer", "scheduler")}
+        return {**torch_state, "variables": tree.detach(self.leaves), **{k: getattr(self, k) for k in _CARRIED}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self._set(state["variables"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        for name in _CARRIED:
+            setattr(self, name, state[name])
+
+    def _closure(self, seen: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        self.optimizer.zero_grad()
+        objective, distance = self.problem.objective(self.iteration / self.outer.iterations)
+        objective.backward()
+        grads = [leaf.grad for leaf in self.leaves.values() if leaf.grad is not None]
+        finite = torch.stack([torch.isfinite(t).all() for t in (objective, *grads)]).all()
+        for grad in grads:  # a poisoned gradient would live on in the optimizer's moments
+            grad.copy_(torch.where(finite, grad, 0.0))
+        seen.append((objective.detach(), distance.detach(), finite))
+        return objective.detach()
+
+    def _read(self) -> None:
+        """Fetch what was measured since the last time."""
+        rows = torch.stack(self._unread).tolist()
+        for i, (objective, distance, finite) in enumerate(rows, start=self.iteration - len(rows) + 1):
+            self.refused = 0 if finite else self.refused + 1
+            self.history.append(
+                {"iteration": i, "objective": objective, "distance": distance, "seconds": round(self.seconds, 3)}
+            )
+        self._unread = []
+
+    def _set(self, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, leaf in self.leaves.items():
+                leaf.copy_(values[name])
+
+
+_CARRIED = ("iteration", "refused", "seconds", "history", "best", "_unread")
+
+
+def reconstruct(
+    evidence: Evidence,
+    *,
+    method: Method | None = None,
+    outer: Outer | None = None,
+    seed: int = 0,
+    resume: dict[str, Any] | None = None,
+    on_step: Callable[[Search], None] | None = None,
+) -> Reconstruction:
+    """Reconstruct the training images behind ``evidence``.
+
+    Args:
+        method: how. Default: ``Simudy()``.
+        outer: the outer loop's settings.
+        seed: draws the initial dummies and labels.
+        resume: a ``Search.state_dict()`` to go on from; the other arguments must be those it was made with.
+        on_step: called after every outer step with the search, to report, save or score.
+
+    Returns:
+        The best iterate. Ctrl-C returns it too, with status ``interrupted``.
+
+    Raises:
+        SimudyError: a setting is unknown, or does not fit the evidence.
+    """
+    search = Search((method or Simudy()).problem(evidence, seed=seed), outer or Outer())
+    if resume is not None:
+        search.load_state_dict(resume)
+    try:
+        while search.status == "running":
+            search.step()
+            if on_step is not None:
+                on_step(search)
+    except KeyboardInterrupt:
+        return search.result("interrupted")
+    return search.result(search.status)
+
+
+def _groups(leaves: dict[str, Tensor], lrs: dict[str, float]) -> list[Any]:
+    """One parameter group per variable where step sizes differ; L-BFGS wants a plain list."""
+    if unknown := lrs.keys() - leaves.keys():
+        raise SimudyError(f"outer.lrs names {sorted(unknown)[0]!r}, but the variables are {', '.join(leaves)}")
+    if not lrs:
+        return list(leaves.values())
+    return [{"params": [leaf], **({"lr": lrs[name]} if name in lrs else {})} for name, leaf in leaves.items()]
+
+
+def _scores(value: float, device: torch.device) -> dict[str, Tensor]:
+    return {k: torch.full((), value, device=device) for k in ("objective", "distance")}

@@ -1,0 +1,74 @@
+"""Small vision transformer (Dosovitskiy et al. 2021), mean-pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from simudy.errors import SimudyError
+
+
+class ViT(nn.Module):
+    """Patches by a strided convolution, plus `position`, `depth` pre-norm blocks, mean over tokens, linear.
+
+    position: (1, tokens, width), learned; its displacement is a term of the attack's distance.
+    Raises SimudyError where patch does not divide the image or heads does not divide width.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (3, 32, 32),
+        classes: int = 10,
+        *,
+        patch: int = 4,
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 2,
+    ):
+        super().__init__()
+        c, h, w = shape
+        if h % patch or w % patch:
+            raise SimudyError(f"patches of {patch} do not tile {h}×{w} images: set model.patch to a divisor")
+        if width % heads:
+            raise SimudyError(f"{heads} heads do not share a width of {width}: set model.heads to a divisor")
+        self.patches = nn.Conv2d(c, width, patch, stride=patch)
+        self.position = nn.Parameter(0.02 * torch.randn(1, (h // patch) * (w // patch), width))
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (n, c, h, w) -> logits (n, classes)."""
+        tokens = self.patches(images).flatten(2).transpose(1, 2)  # (n, tokens, width)
+        return self.head(self.norm(self.blocks(tokens + self.position)).mean(1))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); no dropout."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.attention = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norms[0](x))
+        return x + self.mlp(self.norms[1](x))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention in plain operations: the fused kernels have neither second nor forward derivatives."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (n, heads, tokens, ·)
+        weights = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(3)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))

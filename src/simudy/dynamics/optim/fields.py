@@ -1,0 +1,70 @@
+"""The numbers inside a rule, through all its wrappers: read them, replace them, swap the rules at the bottom."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from simudy.dynamics.optim.rule import Rule, Scalar
+
+
+def numbers(rule: Rule) -> dict[str, Scalar]:
+    """Every hyper-parameter that is a float or a tensor, by its path (names joined by ``/``).
+
+    Example:
+        >>> from simudy.dynamics.optim import Adadelta, ClippedByValue
+        >>> numbers(ClippedByValue(Adadelta(), max_value=2.0))
+        {'rule/lr': 1.0, 'rule/rho': 0.9, 'rule/eps': 1e-06, 'rule/weight_decay': 0.0, 'max_value': 2.0}
+    """
+    found: dict[str, Any] = {}
+    _map(lambda path, value: found.setdefault(path, value), rule)
+    return {path: value for path, value in found.items() if isinstance(value, (float, Tensor))}
+
+
+def with_numbers(rule: Any, new: Mapping[str, Any]) -> Any:
+    """A copy of ``rule`` with the hyper-parameters at these paths replaced.
+
+    Example:
+        >>> from simudy.dynamics.optim import SGD, Clipped
+        >>> with_numbers(Clipped(SGD(lr=0.1)), {"rule/lr": 0.2}).rule.lr
+        0.2
+    """
+    return _map(lambda path, value: new.get(path, value), rule)
+
+
+def innermost(fn: Callable[[Rule], Any], node: Any) -> Any:
+    """A copy of a rule with ``fn`` applied to the rules that wrap no other."""
+    if isinstance(node, Rule):
+        new = {name: innermost(fn, child) for name, child in _children(node).items()}
+        wraps = any(new[name] is not child for name, child in _children(node).items())
+        return replace(node, **new) if wraps else fn(node)  # type: ignore[type-var]
+    if isinstance(node, Mapping) and any(isinstance(child, Rule) for child in node.values()):
+        return {key: innermost(fn, child) for key, child in node.items()}
+    return node
+
+
+def _map(fn: Callable[[str, Any], Any], node: Any, path: str = "") -> Any:
+    """A copy of a nest of rules with ``fn(path, leaf)`` in place of each leaf."""
+    new = {name: _map(fn, child, f"{path}/{name}".lstrip("/")) for name, child in _children(node).items()}
+    if is_dataclass(node):
+        return replace(node, **new)  # type: ignore[type-var]
+    if isinstance(node, Mapping):
+        return dict(zip(node, new.values(), strict=True))
+    return type(node)(new.values()) if isinstance(node, (list, tuple)) else fn(path, node)
+
+
+def _children(node: Any) -> dict[str, Any]:
+    if isinstance(node, Rule) and is_dataclass(node):
+        return {field.name: _number(getattr(node, field.name), field.type) for field in fields(node)}
+    if isinstance(node, Mapping):
+        return {key.pattern if isinstance(key, re.Pattern) else str(key): child for key, child in node.items()}
+    return {str(i): child for i, child in enumerate(node)} if isinstance(node, (list, tuple)) else {}
+
+
+def _number(value: Any, annotation: Any) -> Any:
+    """``lr=1`` is the number 1.0; an int in an ``int`` field (``every=1``) is a count."""
+    return float(value) if type(value) is int and annotation not in (int, "int") else value

@@ -1,0 +1,86 @@
+"""Different rules for different parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from simudy.dynamics.optim.rule import Rule
+from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
+
+Pattern = str | re.Pattern[str]
+
+
+@dataclass
+class Groups(Rule):
+    """Give each parameter the rule of the first pattern that matches its name; None freezes it.
+
+    Args:
+        rules: pattern to rule, in order. A string is a glob (``"*.bias"``), a compiled regex must match the whole name.
+
+    Raises:
+        SimudyError: a parameter matches no pattern, or a pattern (other than ``"*"``) gets no parameter.
+
+    Example:
+        >>> import torch
+        >>> from simudy.dynamics.optim import SGD
+        >>> rule = Groups({"*.bias": None, "head.*": SGD(lr=1.0), "*": SGD(lr=0.1)})
+        >>> params = {name: torch.zeros(1) for name in ("body.weight", "head.weight", "head.bias")}
+        >>> new, _ = rule.update({name: torch.ones(1) for name in params}, rule.init(params), params)
+        >>> {name: round(p.item(), 1) for name, p in new.items()}
+        {'body.weight': -0.1, 'head.weight': -1.0, 'head.bias': 0.0}
+    """
+
+    rules: Mapping[Pattern, Rule | None]
+
+    @property
+    def spans_gradients(self) -> bool:  # type: ignore[override]
+        return all(rule.spans_gradients for rule in self.rules.values() if rule is not None)
+
+    def init(self, params: Params) -> dict[Pattern, Any]:
+        groups = self._groups(params)
+        unused = [p for p in self.rules if p not in groups and p != "*"]
+        if unused:
+            raise SimudyError(f"no parameter is left for the pattern {_text(unused)}: correct, drop or move it up")
+        return {p: rule.init(group) for p, rule, group in self._active(params)}
+
+    def update(self, grads: Params, state: dict[Pattern, Any], params: Params) -> tuple[Params, dict[Pattern, Any]]:
+        new, states = dict(params), {}
+        for p, rule, group in self._active(params):
+            moved, states[p] = rule.update({name: grads[name] for name in group}, state[p], group)
+            new.update(moved)
+        return new, states
+
+    def final(self, params: Params, state: dict[Pattern, Any]) -> Params:
+        new = dict(params)
+        for p, rule, group in self._active(params):
+            new.update(rule.final(group, state[p]))
+        return new
+
+    def _active(self, params: Params) -> list[tuple[Pattern, Rule, Params]]:
+        """The groups that move."""
+        return [(p, rule, group) for p, group in self._groups(params).items() if (rule := self.rules[p]) is not None]
+
+    def _groups(self, params: Params) -> dict[Pattern, Params]:
+        """The parameters of each pattern that has any."""
+        groups: dict[Pattern, Params] = {}
+        orphans = []
+        for name, leaf in params.items():
+            owner = next((p for p in self.rules if _matches(p, name)), None)
+            orphans += [name] if owner is None else []
+            groups.setdefault(owner or "", {})[name] = leaf
+        if orphans:
+            raise SimudyError(f'no pattern matches {_text(orphans)}: add one, or end with "*" (None freezes)')
+        return groups
+
+
+def _matches(pattern: Pattern, name: str) -> bool:
+    return fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.fullmatch(name) is not None
+
+
+def _text(names: list[Any]) -> str:
+    return ", ".join(repr(n.pattern if isinstance(n, re.Pattern) else n) for n in names)

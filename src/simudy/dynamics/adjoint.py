@@ -79,7 +79,7 @@ def _vjp(
     """Reverse-mode derivative of ``run`` with respect to the leaves that need it."""
 
     def of_needed(*wanted: Tensor) -> tuple[Tensor, ...]:
-        return run(tree.fill(leaves, needed, wanted))
+        return tuple(out for out in run(tree.fill(leaves, needed, wanted)) if tree.is_float(out))  # no step counts
 
     _, pull = torch.func.vjp(of_needed, *(leaf for leaf, need in zip(leaves, needed, strict=True) if need))
-    return tree.fill([None] * len(leaves), needed, pull(tuple(cotangents)))
+    return tree.fill([None] * len(leaves), needed, pull(tuple(v for v in cotangents if tree.is_float(v))))

@@ -40,16 +40,16 @@ _TORCHOPT: dict[type[Rule], str] = {
     Adagrad: "adagrad",
     Adadelta: "adadelta",
 }
-# Options of ours that TorchOpt's functions lack, or (lr_decay) compute in float32.
-_TORCHOPT_LACKS = ("amsgrad", "lr_decay", "decoupled_weight_decay", "maximize")
+_TORCHOPT_LACKS = ("amsgrad", "decoupled_weight_decay", "maximize")  # some or all of its functions
 
 
 def with_backend(rule: Rule, backend: str) -> Rule:
     """``rule`` with its innermost rules computed by ``native``, ``torchopt`` or ``higher``; wrappers stay ours.
 
     Values and hyper-gradients are those of the native rule, with these differences: TorchOpt's adam, adamw, adagrad
-    and rmsprop give NaN hyper-gradients where a gradient is exactly zero, and fail under ``vmap``; ``higher`` divides
-    the ε of Adam by the bias correction, so values differ by the order of ε.
+    and rmsprop give NaN hyper-gradients where a gradient is exactly zero, and fail under ``vmap``; its bias corrections
+    and ``lr_decay`` are computed in the default dtype, mostly float32 (1e-6 relative); ``higher`` applies the ε of Adam
+    before the bias correction, so that results differ by the order of ε/|g|.
 
     Raises:
         SimudyError: the back end has no such rule, lacks an option in use, or differentiates it wrongly.

@@ -66,6 +66,6 @@ class Recipe:
 def _take(column: Tensor, rows: Tensor) -> Tensor:
     # Slices and whole columns are views; a gather would copy, and its backward pass scatter.
     first, last = int(rows[0]), int(rows[-1])
-    if torch.equal(rows, torch.arange(first, last + 1)):
+    if last - first + 1 == len(rows) and torch.equal(rows, torch.arange(first, last + 1)):
         return column if len(rows) == len(column) else column[first : last + 1]
     return column[rows.to(column.device)]

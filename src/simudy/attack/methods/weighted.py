@@ -1,0 +1,139 @@
+"""What the one-shot methods share: no run is simulated, gradients at a few fixed points are weighted and summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from simudy.attack.distance import DISTANCES
+from simudy.attack.dummy import IMAGES, Dummy, new_dummy
+from simudy.attack.evidence import Evidence
+from simudy.attack.methods.simudy import _box
+from simudy.attack.prior import outside_box, total_variation
+from simudy.attack.span import Span
+from simudy.dynamics import tree
+from simudy.dynamics.gradient import Gradient, Loss, Reverse
+from simudy.dynamics.optim import SGD
+from simudy.dynamics.recipe import Recipe
+from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
+
+Points = Callable[[], Sequence[Params]]
+
+
+@dataclass
+class Weighted:
+    """Settings of a method that matches Σ_points Σ_i λ_i ∇ℓ(f_point(x̂_i), y_i) to a target, over x̂ and λ.
+
+    The first part of the search is in Euclidean distance, which sets the scale of λ, the rest in ``distance``. The two
+    are on one scale (1 where nothing is explained, 0 where all is), so the best iterate by objective is a late one.
+
+    Args:
+        dummies: dummy images per training image; the surplus takes up what no image explains.
+        n: number of training images. Default: the evidence's, or the rank of the span.
+        images, labels, noise: see ``new_dummy``. Given labels ``(n,)`` are dealt out again to the surplus.
+        weights: the initial λ are uniform in this range ``(low, high)``.
+        euclidean_until: fraction of the iterations before ``distance`` takes over.
+        distance: ``cosine``, ``euclidean`` or ``layerwise``.
+        tv: weight of the total variation of the normalised images. box: of the squared distance to the pixel range.
+        gradient: how the gradients are differentiated.
+    """
+
+    dummies: float = 2.0
+    n: int | None = None
+    images: str = "pixels"
+    labels: str | Tensor = "balanced"
+    noise: float = 0.5
+    weights: tuple[float, float] = (-0.5, 0.5)
+    euclidean_until: float = 0.12
+    distance: str = "cosine"
+    tv: float = 3.3e-5
+    box: float = 0.0
+    gradient: Gradient = field(default_factory=Reverse)
+
+    def __post_init__(self) -> None:
+        low, high = self.weights
+        self.weights = (low, high)
+        if self.distance not in DISTANCES:
+            raise SimudyError(f"no distance {self.distance!r}: choose from {', '.join(DISTANCES)}")
+        if self.images not in IMAGES:
+            raise SimudyError(f"no image mode {self.images!r}: choose from {', '.join(IMAGES)}")
+        if self.dummies <= 0:
+            raise SimudyError(f"attack.dummies={self.dummies}: give the dummies per training image, e.g. 2")
+
+    def start(self, evidence: Evidence, generator: torch.Generator) -> tuple[Evidence, Dummy]:
+        """The evidence, in the span's coordinates if asked for, and fresh dummies.
+
+        Raises:
+            SimudyError: the number of images is unknown, or a setting does not fit the evidence.
+        """
+        span = Span.of(evidence) if self.images == "span" else None
+        n = self.n or evidence.n or (span.rank if span else None)
+        if n is None:
+            raise SimudyError("the number of images is unknown: set attack.n")
+        m = max(1, round(self.dummies * n))
+        labels = self.labels[torch.arange(m) % n] if isinstance(self.labels, Tensor) else self.labels
+        dummy = new_dummy(evidence, labels=labels, n=m, noise=self.noise, span=span, generator=generator)
+        return (span.reduce(evidence) if span else evidence), dummy
+
+    def new_weights(self, points: int, dummy: Dummy, generator: torch.Generator) -> Tensor:
+        """The initial λ ``(points, m)``: a leaf."""
+        low, high = self.weights
+        drawn = low + (high - low) * torch.rand(points, len(dummy.inputs), generator=generator)
+        return drawn.to(dummy.inputs).requires_grad_()
+
+
+@dataclass
+class Combination:
+    """minimise d(−Σ_points Σ_i λ_i ∇loss_i, target) + tv·TV(x̂) + box·outside(x̂) + penalty; see ``Problem``.
+
+    Args:
+        loss: ``(params, (images, labels, w)) -> mean(w·loss_i)``. points: where the gradients are taken.
+        weights: λ ``(points, m)``. leaves: what moves beside the dummy, by name. target: what is explained.
+    """
+
+    settings: Weighted
+    evidence: Evidence
+    dummy: Dummy
+    weights: Tensor
+    leaves: dict[str, Tensor]
+    points: Points
+    loss: Loss
+    target: Params
+    penalty: Callable[[], Tensor | float] = lambda: 0.0
+
+    def variables(self) -> dict[str, Tensor]:
+        return {**self.dummy.variables(), **self.leaves}
+
+    def objective(self, progress: float) -> tuple[Tensor, Tensor]:
+        s = self.settings
+        name = "euclidean" if progress < s.euclidean_until else s.distance
+        distance = DISTANCES[name](self.combined(), self.target)
+        return distance + self._prior() + self.penalty(), distance
+
+    def combined(self) -> Params:
+        """−Σ_points Σ_i λ_i ∇loss_i: where descending the weighted losses leads."""
+        each = [self._gradient(at, w) for at, w in zip(self.points(), self.weights, strict=True)]
+        return tree.scale(-1.0, reduce(tree.add, each))
+
+    def images(self) -> Tensor:
+        return self.dummy.images()
+
+    def labels(self) -> Tensor:
+        return self.dummy.targets()
+
+    def _gradient(self, at: Params, weights: Tensor) -> Params:
+        # A sum of weighted gradients is the gradient of the weighted sum: one backward pass, whatever m.
+        images, labels = self.dummy.batches(Recipe(epochs=1))[0]
+        batch = (images, labels, len(images) * weights)
+        params, grads = self.settings.gradient.bind(self.loss, at, [batch], [SGD()])
+        return grads(params, batch)
+
+    def _prior(self) -> Tensor | float:
+        s, images = self.settings, self.dummy.images()
+        box = s.box * outside_box(images, *_box(self.evidence, images)) if s.box else 0.0
+        return s.tv * total_variation(images) + box

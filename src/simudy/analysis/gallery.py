@@ -5,7 +5,6 @@ shows its SSIM with a tick at the highest floor: green beyond the tick was read 
 """
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from simudy.analysis.pairing import UNMATCHED
 from simudy.analysis.score import RECOVERED, Normalisation, Pair, Score, to_pixels
+from simudy.files import write_atomically
 
 INK, SOFT, LINE, ACCENT, DULL = "#1b1f24", "#5b6470", "#e4e7eb", "#12805c", "#a3abb5"
 DPI = 100
@@ -71,14 +71,6 @@ def enlarge(images: np.ndarray, *, count: int) -> np.ndarray:
         return small.round().byte().permute(0, 2, 3, 1).numpy()
     factor = max(1, round(target / side))
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Whole or not at all: a kill in the middle leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_bytes(content)
-    os.replace(draft, path)
 
 
 class Sheet:

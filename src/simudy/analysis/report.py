@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from simudy.analysis.gallery import FLOORS, displayable, write_atomically
+from simudy.analysis.gallery import FLOORS, displayable
 from simudy.analysis.score import RECOVERED, Normalisation, Score
+from simudy.files import write_atomically
 
 LIGHT = {"ink": "#1b1f24", "soft": "#5b6470", "line": "#e4e7eb", "accent": "#12805c", "second": "#b45309"}
 DARK = {"ink": "#e8eaed", "soft": "#9aa4b0", "line": "#2c333b", "accent": "#3fbf90", "second": "#f0a04b"}

@@ -1,0 +1,110 @@
+"""The second stage: reconstruct the images behind the evidence, from wherever an earlier launch was stopped."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save
+
+from simudy.analysis.metrics import WINDOW
+from simudy.app import settings
+from simudy.app.folder import Folder
+from simudy.app.identity import config_hash
+from simudy.app.overview import overview
+from simudy.app.secret import Secret
+from simudy.app.watch import Watch
+from simudy.attack.evidence import Evidence
+from simudy.attack.reconstruct import Reconstruction, Search, reconstruct
+from simudy.errors import SimudyError
+from simudy.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: Folder, device: torch.device) -> None:
+    """Reconstruct, and write the outcome to the run's directory."""
+    if secret is not None:
+        _require_scorable(evidence)
+    evidence = evidence.to(device)
+    method, outer = settings.method(cfg, evidence, secret), settings.outer(cfg)
+    log.info(overview(evidence, method.problem(evidence, seed=cfg.seed), method, device=device))
+    watch = Watch(folder.checkpoint, cfg.intervals, outer.iterations)
+    resume = watch.resume()
+    with watch.at_work():
+        found = reconstruct(evidence, method=method, outer=outer, seed=cfg.seed, resume=resume, on_step=watch)
+    watch.save()
+    log.info("%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance)
+    _write(folder, found, _facts(cfg, found, evidence, device))
+
+
+def rehearse(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> None:
+    """Build everything, say what would happen, and take one outer step on a run of one epoch."""
+    evidence = evidence.to(device)
+    method = settings.method(cfg, evidence, secret)
+    log.info(overview(evidence, method.problem(evidence, seed=cfg.seed), method, device=device))
+    if known := getattr(method, "recipe", None):
+        method = dataclasses.replace(method, recipe=dataclasses.replace(known, epochs=1, schedule=None))  # type: ignore
+    search = Search(method.problem(evidence, seed=cfg.seed), settings.outer(cfg))
+    search.step()
+    log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
+
+
+def _require_scorable(evidence: Evidence) -> None:
+    """Before the attack rather than after it."""
+    if min(evidence.shape[-2:]) < WINDOW:
+        size = "×".join(map(str, evidence.shape[-2:]))
+        window = f"{WINDOW}×{WINDOW}"
+        raise SimudyError(f"images of {size} are too small for SSIM, whose window is {window}: set a larger data.size")
+
+
+def _facts(cfg: DictConfig, found: Reconstruction, evidence: Evidence, device: torch.device) -> dict[str, Any]:
+    """The part of result.json that needs no secret."""
+    return {
+        "status": found.status,
+        "distance": found.distance,
+        "objective": found.objective,
+        "iterations": found.iterations,
+        "seconds": round(found.seconds, 3),
+        "seconds_per_iteration": found.seconds / max(found.iterations, 1),
+        "peak_memory_mb": round(_peak_memory(device), 1),
+        "n": evidence.n or len(found.images),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "versions": {"python": platform.python_version(), **{k: version(k) for k in ("torch", "simudy", "numpy")}},
+        "config_hash": config_hash(cfg),
+    }
+
+
+def _peak_memory(device: torch.device) -> float:
+    """In MB: of the GPU where there is one, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _write(folder: Folder, found: Reconstruction, facts: dict[str, Any]) -> None:
+    learned = {f"learned.{name}": torch.tensor(value) for name, value in found.learned.items()}
+    tensors = {"images": found.images, "labels": found.labels, **learned}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_history(folder, found.history)
+    write_atomically(folder.reconstruction, save(plain, metadata={"facts": json.dumps(facts)}))
+
+
+def write_history(folder: Folder, rows: list[dict[str, Any]]) -> None:
+    """One row per outer step."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["iteration", "objective", "distance", "seconds", "ssim_paper"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder.history, text.getvalue().encode())

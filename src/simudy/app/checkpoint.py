@@ -1,0 +1,53 @@
+"""Where a search stands, on disk: whole or not there, checked when read, and always one more behind it.
+
+A file is a SHA-256 of the rest, a newline and what ``torch.save`` wrote. A damaged one is told from a good one by
+the hash; then the one before it is used. Where both are damaged the search starts over: it ends at the same place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simudy.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state``, and keep what was there as ``<name>.previous``."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    if path.exists() and _read(path) is not None:  # a damaged file must not push out a good one
+        os.replace(path, previous(path))
+    write_atomically(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The latest good state, or None where there is none."""
+    for candidate in (path, previous(path)):
+        if candidate.exists():
+            if (content := _read(candidate)) is not None:
+                return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            log.warning("%s is damaged: using the one before it", candidate)
+    if path.exists() or previous(path).exists():
+        log.warning("no checkpoint in %s can be read: starting over, to the same end", path.parent)
+    return None
+
+
+def previous(path: Path) -> Path:
+    """The checkpoint before the latest."""
+    return path.with_name(f"{path.name}.previous")
+
+
+def _read(path: Path) -> bytes | None:
+    """What a file holds, or None if it is damaged."""
+    seal, _, content = path.read_bytes().partition(b"\n")
+    return content if hashlib.sha256(content).hexdigest().encode() == seal else None

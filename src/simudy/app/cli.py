@@ -1,0 +1,100 @@
+"""The command ``simudy``. Free of torch until a run begins, so that ``--help`` and tab completion are instant."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from simudy.app import sweep
+from simudy.app.build import allow_own_modules
+from simudy.app.complaint import EXPECTED, one_line, squashed
+from simudy.app.config import register, settle
+from simudy.app.signals import interrupt, signals_to
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+log = logging.getLogger(__name__)
+refused: list[str] = []  # what was wrong with the command, if anything; Hydra hands no return value through
+register()  # at import, so that the workers of a sweep know the schema too
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_cli(sys.argv[1:]))
+
+
+def run_cli(argv: Sequence[str]) -> int:
+    """Run a command line and return its exit code: 0 done, 2 bad input (one line says what), 130 interrupted."""
+    refused.clear()
+    try:
+        with _hydra_at_hand(argv), signals_to(interrupt):
+            hydra.main(config_path="pkg://simudy.conf", config_name="config", version_base="1.3")(job)()
+    except EXPECTED as error:
+        refused.append(one_line(error))
+    except KeyboardInterrupt:
+        print("simudy: interrupted; the same command with the same hydra.run.dir goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as error:  # --help, --cfg, argparse
+        return error.code if isinstance(error.code, int) else DONE
+    for line in refused:
+        print(f"simudy: error: {line}", file=sys.stderr)
+    return BAD_INPUT if refused or sweep.failures() else DONE
+
+
+def job(cfg: DictConfig) -> float | None:
+    """One run, as Hydra calls it: alone, or as one of a sweep. A failure of one is noted, and the others go on."""
+    from simudy.app.run import run  # brings torch
+
+    allow_own_modules()
+    context = HydraConfig.get()
+    root = Path(context.runtime.output_dir)
+    try:
+        sweep.forget_failure(root)
+        result = run(settle(cfg, list(context.overrides.task)), root)
+        return result["objective"] if result else None  # what an optimising sweeper minimises
+    except Exception as error:
+        if context.mode != RunMode.MULTIRUN and not isinstance(error, EXPECTED):
+            raise
+        _note(error, root, sweeping=context.mode == RunMode.MULTIRUN)
+        return None
+
+
+def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
+    expected = isinstance(error, EXPECTED)
+    line = one_line(error) if expected else squashed(f"{type(error).__name__}: {error}")
+    if sweeping:
+        log.error("failed: %s", line, exc_info=not expected)
+        sweep.note_failure(root, line)
+    else:
+        refused.append(line)
+
+
+@contextmanager
+def _hydra_at_hand(argv: Sequence[str]) -> Iterator[None]:
+    """Hydra reads ``sys.argv``; told to show full errors it raises them, and we print them in our way."""
+    before, shown = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["simudy", *argv], "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if shown is not None:
+            os.environ["HYDRA_FULL_ERROR"] = shown
+        _close_log_files()
+
+
+def _close_log_files() -> None:
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()

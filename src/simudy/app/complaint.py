@@ -1,0 +1,36 @@
+"""One line for a person out of an exception raised by a wrong command or a wrong file."""
+
+from __future__ import annotations
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from simudy.app.check import suggestion
+from simudy.errors import SimudyError
+
+EXPECTED = (SimudyError, HydraException, OmegaConfBaseException)
+
+
+def one_line(error: BaseException) -> str:
+    """What is wrong and what to do about it."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        return _unknown_key(cause)
+    if isinstance(cause, OmegaConfBaseException):
+        reason = str(cause).splitlines()[0]
+        return f"{cause.full_key}: {reason}" if cause.full_key else reason
+    return squashed(str(error).split("Config search path:")[0])
+
+
+def squashed(words: str) -> str:
+    """On one line."""
+    return " ".join(words.split())
+
+
+def _unknown_key(error: OmegaConfBaseException) -> str:
+    key, parent = str(error.key), error.parent_node
+    known = list(map(str, parent)) if isinstance(parent, DictConfig) and not parent._is_none() else []
+    return (
+        f"no setting {error.full_key or key}{suggestion(key, known)} (+{key} adds an option to a _target_ of your own)"
+    )

@@ -23,11 +23,11 @@ class Dummy:
     """The variables of an attack. Every tensor in ``variables()`` is a leaf that requires grad.
 
     Attributes:
-        inputs: what the simulated run trains on: normalised images ``(n, c, h, w)``, or coefficients ``(n, r)``.
+        inputs: the images' leaf: normalised images ``(n, c, h, w)``, or coefficients over ``scale``, ``(n, r)``.
         labels: class indices ``(n,)``, or logits ``(n, classes)`` of soft labels when learned.
         logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay positive).
         span: the basis of the coefficients, or None.
-        scale: what an input is multiplied with to become ``inputs``; puts coefficients on the scale of pixels.
+        scale: of the coefficients; it makes a leaf entry as large as a pixel, so that the same noise and step sizes serve.
     """
 
     inputs: Tensor
@@ -43,7 +43,11 @@ class Dummy:
 
     def images(self) -> Tensor:
         """Normalised images ``(n, c, h, w)``."""
-        return self.span.images(self.scale * self.inputs) if self.span else self.inputs
+        return self.span.images(self.coefficients()) if self.span else self.inputs
+
+    def coefficients(self) -> Tensor:
+        """What the run trains on: coefficients ``(n, r)`` in the span's basis, or the images themselves."""
+        return self.scale * self.inputs if self.span else self.inputs
 
     def targets(self) -> Tensor:
         """Labels as the loss takes them: indices ``(n,)`` or probabilities ``(n, classes)``."""
@@ -51,7 +55,7 @@ class Dummy:
 
     def batches(self, recipe: Recipe) -> list[tuple[Tensor, ...]]:
         """One ``(inputs, labels)`` per step."""
-        return recipe.collate(self.scale * self.inputs if self.span else self.inputs, self.targets())
+        return recipe.collate(self.coefficients(), self.targets())
 
     def rules(self, recipe: Recipe) -> list[Rule]:
         """One rule per step, with the learned hyper-parameters in place."""
@@ -75,8 +79,8 @@ def new_dummy(
 
     Args:
         images: ``"pixels"``, or ``"span"`` (then give ``span``).
-        labels: ``"balanced"`` (equal count per class, at random, fixed), ``"learned"`` (soft labels, from near uniform),
-            or the labels themselves ``(n,)``.
+        labels: ``"balanced"`` (equal count per class, at random, fixed), ``"learned"`` (soft labels, from near
+            uniform), or the labels themselves ``(n,)``.
         n: how many. Default: what the evidence says.
         learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
 
@@ -100,8 +104,10 @@ def new_dummy(
 
 def _new_labels(labels: str | Tensor, n: int, classes: int, generator: torch.Generator) -> Tensor:
     if isinstance(labels, Tensor):
-        if labels.shape != (n,) or not (0 <= int(labels.min()) and int(labels.max()) < classes):
-            raise SimudyError(f"{len(labels)} labels given for {n} images of {classes} classes: give one class index each")
+        if labels.shape != (n,) or int(labels.min()) < 0 or int(labels.max()) >= classes:
+            raise SimudyError(
+                f"{len(labels)} labels given for {n} images of {classes} classes: give one class index each"
+            )
         return labels
     if labels == "balanced":
         return (torch.arange(n) % classes)[torch.randperm(n, generator=generator)]

@@ -56,7 +56,9 @@ class Evidence:
         _require_finite("initial", self.initial)
         _require_finite("final", self.final)
         if all(torch.equal(self.initial[k], self.final[k]) for k in self.initial):
-            raise SimudyError("initial and final weights are the same: nothing was learned, so give two different files")
+            raise SimudyError(
+                "initial and final weights are the same: nothing was learned, so give two different files"
+            )
 
     @property
     def displacement(self) -> Params:
@@ -104,7 +106,11 @@ def load_weights(path: str | Path) -> Params:
     if not path.exists():
         raise SimudyError(f"no weights at {path}: give an existing .safetensors or .pt file")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        loaded = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
         raise SimudyError(f"cannot read weights from {path} ({_first_line(error)}): save a state_dict again") from error
     for key in ("state_dict", "model_state_dict", "model"):
@@ -116,7 +122,7 @@ def load_weights(path: str | Path) -> Params:
 
 
 def evidence_from_weights(module: nn.Module, initial: Params, final: Params, **facts: Any) -> Evidence:
-    """Evidence from two state dicts of ``module``: parameters from both, buffers (BatchNorm statistics) from the initial.
+    """Evidence from two state dicts of ``module``: parameters from both, buffers (BatchNorm statistics) from the first.
 
     Args:
         facts: ``recipe``, ``shape``, ``classes`` and what else ``Evidence`` takes.
@@ -140,9 +146,13 @@ def _read(path: Path) -> str:
 
 def _require_same_names_and_shapes(what: str, weights: Params, expected: Params) -> None:
     if missing := sorted(expected.keys() - weights.keys()):
-        raise SimudyError(f"{what} lack {missing[0]!r} ({len(missing)} missing in all): they are of another model than `model`")
+        raise SimudyError(
+            f"{what} lack {missing[0]!r} ({len(missing)} missing in all): they are of another model than `model`"
+        )
     if surplus := sorted(weights.keys() - expected.keys()):
-        raise SimudyError(f"{what} hold {surplus[0]!r}, which the model has not: they are of another model than `model`")
+        raise SimudyError(
+            f"{what} hold {surplus[0]!r}, which the model has not: they are of another model than `model`"
+        )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, the model's {tuple(expected[name].shape)}"
@@ -152,4 +162,6 @@ def _require_same_names_and_shapes(what: str, weights: Params, expected: Params)
 def _require_finite(which: str, weights: Params) -> None:
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise SimudyError(f"the {which} weights hold NaN or infinity in {name!r}: training diverged, use a lower lr")
+            raise SimudyError(
+                f"the {which} weights hold NaN or infinity in {name!r}: training diverged, use a lower lr"
+            )

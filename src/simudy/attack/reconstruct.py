@@ -30,12 +30,12 @@ class Outer:
         optimizer: ``(parameter groups, lr=…) -> torch optimizer``; closures (L-BFGS) are served.
         schedule: ``(optimizer) -> torch scheduler``. Default: one cosine decay over the iterations.
         tolerance: stop as converged when the distance is at or below it.
-        lrs: step sizes of single variables by name (``images``, ``labels``, ``log_lr``, …) where they differ from ``lr``.
+        lrs: step sizes of single variables by name (``images``, ``labels``, ``log_lr``) that differ from ``lr``.
     """
 
     lr: float = 0.1
     iterations: int = 1000
-    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, betas=(0.8, 0.9))
+    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, betas=(0.8, 0.9))  # noqa: RUF009
     schedule: Callable[..., Any] | None = None
     tolerance: float = 0.0
     lrs: dict[str, float] = field(default_factory=dict)
@@ -145,6 +145,7 @@ class Search:
         self.optimizer.zero_grad()
         objective, distance = self.problem.objective(self.iteration / self.outer.iterations)
         objective.backward()
+        self.problem.precondition()
         grads = [leaf.grad for leaf in self.leaves.values() if leaf.grad is not None]
         finite = torch.stack([torch.isfinite(t).all() for t in (objective, *grads)]).all()
         for grad in grads:  # a poisoned gradient would live on in the optimizer's moments

@@ -19,7 +19,6 @@ from simudy.dynamics.optim import Rule
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-
 _NOT_LINEAR = "the model's first layer is not linear in the flattened image: set dummy.images=pixels"
 
 
@@ -69,8 +68,12 @@ class Span:
         """Coefficients ``(n, r)`` of the projection of images ``(n, c, h, w)``."""
         return images.flatten(1) @ self.basis.mT
 
+    def drift(self, evidence: Evidence) -> Tensor:
+        """What weight decay alone does to the reduced first layer ``(out, r)``."""
+        return (_without_gradients(evidence, self.layer) - evidence.initial[self.layer]) @ self.basis.mT
+
     def reduce(self, evidence: Evidence) -> Evidence:
-        """The same run in the span's coordinates: the first layer is ``(out, r)`` and images are coefficients ``(n, r)``.
+        """The same run in the span's coordinates: first layer ``(out, r)``, images as coefficients ``(n, r)``.
 
         The part of ΔW1 outside the span, which no image can move, is dropped on both sides.
         """
@@ -86,7 +89,9 @@ def first_linear(evidence: Evidence) -> str:
     """
     rules: list[Rule] = evidence.recipe.rules(evidence.n or 1)
     if not all(rule.spans_gradients for rule in rules):
-        raise SimudyError(f"{type(rules[0]).__name__} moves weights out of the gradients' span: set dummy.images=pixels")
+        raise SimudyError(
+            f"{type(rules[0]).__name__} moves weights out of the gradients' span: set dummy.images=pixels"
+        )
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
     if name is None or evidence.initial[name].dim() != 2 or evidence.initial[name].shape[1] != size:
@@ -124,7 +129,10 @@ def _require_same_function(span: Span, evidence: Evidence) -> None:
     reduced = {**evidence.initial, span.layer: evidence.initial[span.layer] @ span.basis.mT}
     try:
         same = torch.allclose(
-            evidence.model(reduced, coefficients), evidence.model(evidence.initial, span.images(coefficients)), 1e-3, 1e-4
+            evidence.model(reduced, coefficients),
+            evidence.model(evidence.initial, span.images(coefficients)),
+            1e-3,
+            1e-4,
         )
     except (RuntimeError, ValueError, IndexError) as error:  # a layer before it looked at the image's shape
         raise SimudyError(_NOT_LINEAR) from error

@@ -70,13 +70,18 @@ class FactoredWeight(Tensor):
         if not isinstance(other, FactoredWeight):
             other = FactoredWeight({Dense(other): 1.0}, other)
         pairs = [
-            c * d * _atom_inner(a, b) for a, c in self._merged() for b, d in other._merged() if _nonzero(c) and _nonzero(d)
+            c * d * _atom_inner(a, b)
+            for a, c in self._merged()
+            for b, d in other._merged()
+            if _nonzero(c) and _nonzero(d)
         ]
         return torch.stack(pairs).sum() if pairs else torch.zeros((), dtype=self.dtype, device=self.device)
 
     def dense(self) -> Tensor:
         """The weight ``(out, in)`` itself."""
-        parts = [c * (a.weight if isinstance(a, Dense) else a.left.mT @ a.right) for a, c in self._merged() if _nonzero(c)]
+        parts = [
+            c * (a.weight if isinstance(a, Dense) else a.left.mT @ a.right) for a, c in self._merged() if _nonzero(c)
+        ]
         return sum(parts[1:], parts[0]) if parts else torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
     def linear(self, x: Tensor) -> Tensor:
@@ -119,11 +124,11 @@ class FactoredWeight(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (own := _ALGEBRA.get(func)) and (result := own(*args, **(kwargs or {}))) is not NotImplemented:
+            return result
         if func.__name__ == "__get__":  # shape, dtype, device: the wrapper knows
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
-        if (own := _ALGEBRA.get(func)) and (result := own(*args, **(kwargs or {}))) is not NotImplemented:
-            return result
         return func(*_formed(args), **_formed(kwargs or {}))
 
     @classmethod
@@ -210,6 +215,7 @@ _ALGEBRA: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((Tensor.neg, Tensor.__neg__, torch.neg), lambda a: a._scaled(-1.0)),
     F.linear: _linear,
     Tensor.detach: _detach,
+    Tensor.requires_grad.__get__: lambda a: any(leaf.requires_grad for leaf in tree.leaves(a)),  # type: ignore[attr-defined]
 }
 
 
@@ -279,7 +285,7 @@ def _probe(weight: FactoredWeight, probes: list[Tensor] | None) -> _Probed:
 def _zero_probes(
     loss: Loss, shapes: dict[Any, Any], dense: Params, weights: dict[str, FactoredWeight], batch: Any
 ) -> dict[str, list[Tensor]]:
-    """A zero for every use of every factored weight, shaped as the layer's output rows; found out once per batch shape."""
+    """A zero for every use of every factored weight, shaped as the layer's output rows; looked up per batch shape."""
     key = tuple(leaf.shape for leaf in tree.leaves(batch))
     if key not in shapes:
         probed = {k: _probe(w, None) for k, w in weights.items()}

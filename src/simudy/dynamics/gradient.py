@@ -83,7 +83,11 @@ def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
 
 
 def _forward_over_reverse(
-    loss: Loss, inputs: tuple[Params, Any], leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
+    loss: Loss,
+    inputs: tuple[Params, Any],
+    leaves: Sequence[Tensor],
+    needed: Sequence[bool],
+    cotangents: Sequence[Tensor],
 ) -> list[Tensor | None]:
     """The pullback of (∇ℓ, aux): one jvp of the gradient of ℓ + s·⟨u, aux⟩ along (θ: v, s: 1) at s = 0."""
     _load_forward_rules()

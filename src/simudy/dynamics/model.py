@@ -21,8 +21,8 @@ from simudy.errors import SimudyError
 class StatelessModel:
     """A pure function made of an ``nn.Module`` by ``torch.func.functional_call``; the module is never mutated.
 
-    Modules in eval mode use their buffers (a frozen BatchNorm, as in the paper); a BatchNorm in train mode normalises by
-    the batch and its running statistics are left alone. Attention runs on the math kernel, the only one with second
+    Modules in eval mode use their buffers (a frozen BatchNorm, as in the paper); a BatchNorm in train mode normalises
+    by the batch and its running statistics are left alone. Attention runs on the math kernel, the only one with second
     derivatives.
 
     Args:

@@ -10,7 +10,7 @@ from simudy.attack.evidence import Evidence
 
 
 class Problem(Protocol):
-    """A minimisation problem over leaf tensors."""
+    """A minimisation problem over leaf tensors. Implementations derive from it, and so have a ``precondition``."""
 
     def variables(self) -> dict[str, Tensor]:
         """The leaves to move, by name; the outer optimizer gives each a parameter group."""
@@ -27,6 +27,9 @@ class Problem(Protocol):
     def labels(self) -> Tensor:
         """Class indices ``(m,)``, or probabilities ``(m, classes)``."""
         ...
+
+    def precondition(self) -> None:
+        """Called between the backward pass and the outer optimizer's step: may rescale the leaves' gradients."""
 
 
 class Method(Protocol):

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from simudy.attack.curvature import Curvature
 from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
+from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import outside_box, total_variation
 from simudy.attack.span import Span
 from simudy.dynamics import tree
@@ -27,12 +29,15 @@ class Simudy:
     """minimise d(θ̂f − θ0, θf − θ0) + tv·TV(x̂) + box·outside(x̂) over the dummies x̂ (Tian et al., ICLR 2025).
 
     Args:
-        distance: ``cosine``, ``euclidean`` or ``layerwise``. tv: weight of the total variation of the normalised images.
+        distance: ``cosine``, ``euclidean`` or ``layerwise``.
+        tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
         images: ``pixels``, or ``span`` where the first layer is linear. labels, noise, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.
         clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other (released code: 20, 5),
             during the first ``clip_until`` of the iterations. Default: never.
+        damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see ``Curvature``), damped by this
+            fraction of the mean curvature; then the outer optimizer is SGD with ``lr`` near 0.3. Default: off.
         adjoint, gradient: how the run is differentiated.
     """
 
@@ -48,6 +53,7 @@ class Simudy:
     clip_above: float | None = None
     clip_to: float | None = None
     clip_until: float = 0.25
+    damping: float | None = None
     adjoint: Direct | Recompute = field(default_factory=Direct)
     gradient: Gradient = field(default_factory=Reverse)
 
@@ -72,14 +78,26 @@ class Simudy:
             span=span,
             generator=torch.Generator().manual_seed(seed),
         )
-        return SimudyProblem(self, span.reduce(evidence) if span else evidence, dummy)
+        curvature = self._curvature(span, evidence)
+        return SimudyProblem(self, span.reduce(evidence) if span else evidence, dummy, curvature=curvature)
+
+    def _curvature(self, span: Span | None, evidence: Evidence) -> Curvature | None:
+        if self.damping is None:
+            return None
+        if span is None:
+            raise SimudyError(
+                "attack.damping needs the span's coordinates: set dummy.images=span, or attack.damping=null"
+            )
+        return Curvature(span.layer, self.damping, drift=span.drift(evidence))
 
 
-class SimudyProblem:
+class SimudyProblem(Problem):
     """The objective of one attack; see ``Problem``."""
 
-    def __init__(self, settings: Simudy, evidence: Evidence, dummy: Dummy) -> None:
-        self.settings, self.evidence, self.dummy = settings, evidence, dummy
+    def __init__(
+        self, settings: Simudy, evidence: Evidence, dummy: Dummy, *, curvature: Curvature | None = None
+    ) -> None:
+        self.settings, self.evidence, self.dummy, self.curvature = settings, evidence, dummy, curvature
         self.real = evidence.displacement
         self.recipe = evidence.recipe
         self.low, self.high = _box(evidence, dummy.images())
@@ -88,8 +106,15 @@ class SimudyProblem:
         return self.dummy.variables()
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
-        distance = DISTANCES[self.settings.distance](tree.sub(self.land(progress), self.evidence.initial), self.real)
+        simulated = tree.sub(self.land(progress), self.evidence.initial)
+        if self.curvature is not None:
+            self.curvature.observe(simulated, self.dummy.coefficients(), tree.norm(self.real))
+        distance = DISTANCES[self.settings.distance](simulated, self.real)
         return distance + self._prior(), distance
+
+    def precondition(self) -> None:
+        if self.curvature is not None:
+            self.dummy.inputs.grad = self.curvature.newton_step(self.dummy.inputs.grad / self.dummy.scale**2)
 
     def land(self, progress: float = 1.0) -> tree.Params:
         """Where the simulated run ends: θ̂f."""

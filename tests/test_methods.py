@@ -267,5 +267,6 @@ def test_settings_that_do_not_fit_the_evidence_are_refused(method: Weighted, mes
 @pytest.mark.parametrize("name", METHODS)
 def test_the_yaml_says_what_the_class_says(name: str):
     node = OmegaConf.load(CONF / f"{name}.yaml")
-    assert instantiate(node, _convert_="all") == METHODS[name]()
+    said = {key: value for key, value in OmegaConf.to_container(node).items() if value is not None}
+    assert instantiate(said, _convert_="all") == METHODS[name]()
     assert set(node) - {"_target_"} == {f.name for f in dataclasses.fields(METHODS[name])}

@@ -12,13 +12,13 @@ from torch import Tensor
 from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import IMAGES, Dummy, new_dummy
 from simudy.attack.evidence import Evidence
+from simudy.attack.methods.problem import Problem
 from simudy.attack.methods.simudy import _box
 from simudy.attack.prior import outside_box, total_variation
 from simudy.attack.span import Span
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.optim import SGD
-from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -76,7 +76,9 @@ class Weighted:
         if n is None:
             raise SimudyError("the number of images is unknown: set attack.n")
         m = max(1, round(self.dummies * n))
-        labels = self.labels[torch.arange(m) % n] if isinstance(self.labels, Tensor) else self.labels
+        labels = self.labels
+        if isinstance(labels, Tensor) and len(labels) == n:
+            labels = labels[torch.arange(m) % n]
         dummy = new_dummy(evidence, labels=labels, n=m, noise=self.noise, span=span, generator=generator)
         return (span.reduce(evidence) if span else evidence), dummy
 
@@ -88,7 +90,7 @@ class Weighted:
 
 
 @dataclass
-class Combination:
+class Combination(Problem):
     """minimise d(−Σ_points Σ_i λ_i ∇loss_i, target) + tv·TV(x̂) + box·outside(x̂) + penalty; see ``Problem``.
 
     Args:
@@ -128,8 +130,7 @@ class Combination:
 
     def _gradient(self, at: Params, weights: Tensor) -> Params:
         # A sum of weighted gradients is the gradient of the weighted sum: one backward pass, whatever m.
-        images, labels = self.dummy.batches(Recipe(epochs=1))[0]
-        batch = (images, labels, len(images) * weights)
+        batch = (self.dummy.coefficients(), self.dummy.targets(), len(weights) * weights)
         params, grads = self.settings.gradient.bind(self.loss, at, [batch], [SGD()])
         return grads(params, batch)
 

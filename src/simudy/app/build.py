@@ -27,7 +27,7 @@ def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> 
         SimudyError: the node does not fit its target, or the target refuses it.
     """
     fields = described(node, where, keep_nulls=keep_nulls)
-    takes = parameters(locate(fields["_target_"], where)) or {}
+    takes = parameters(locate(fields["_target_"], where))
     fields = {**{k: v for k, v in filled.items() if k in takes}, **fields}
     check({k: v for k, v in fields.items() if k not in filled}, where)
     try:

@@ -32,11 +32,11 @@ def check(node: Mapping[str, Any], where: str) -> None:
     for key, value in node.items():
         if key in RESERVED:
             continue
-        if accepted is not None and key not in accepted:
+        if key not in accepted and not _takes_any(target):
             raise SimudyError(f"{where}.{key}: {node['_target_']} takes no {key!r}{suggestion(key, accepted)}")
         if isinstance(value, Mapping) and "_target_" in value:
             check(value, f"{where}.{key}")
-        elif not fits(value, hint := (accepted or {}).get(key, Any)):
+        elif not fits(value, hint := accepted.get(key, Any)):
             raise SimudyError(f"{where}.{key}={value}: give {_name(hint)}")
 
 
@@ -54,16 +54,10 @@ def locate(path: Any, where: str) -> Callable[..., Any]:
     return target
 
 
-def parameters(target: Callable[..., Any]) -> dict[str, Any] | None:
-    """The names a target takes and their annotations; None where it takes any name."""
-    try:
-        signature = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):  # written in C
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in signature):
-        return None
-    hints = _hints(target)
-    return {p.name: hints.get(p.name, _by_default(p.default)) for p in signature if p.kind is not p.VAR_POSITIONAL}
+def parameters(target: Callable[..., Any]) -> dict[str, Any]:
+    """The names a target takes, and what their annotations, or else their defaults, say of their types."""
+    hints, named = _hints(target), [p for p in _signature(target) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: hints.get(p.name, _by_default(p.default)) for p in named}
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -87,7 +81,7 @@ def fits(value: Any, hint: Any) -> bool:
 def suggestion(key: str, known: Iterable[str]) -> str:
     """``: did you mean …`` for a misspelt key, or what there is."""
     known = [str(k) for k in known if k not in RESERVED]
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     return f": did you mean {' or '.join(near)}?" if near else f": choose from {', '.join(known) or 'nothing'}"
 
 
@@ -105,6 +99,18 @@ def _is_plain(hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, (Sequence, Mapping)):
         return True
     return origin in _ATOMS or origin is typing.Literal
+
+
+def _signature(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # written in C
+        return []
+
+
+def _takes_any(target: Callable[..., Any]) -> bool:
+    signature = _signature(target)
+    return not signature or any(p.kind is p.VAR_KEYWORD for p in signature)
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

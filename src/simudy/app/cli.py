@@ -41,13 +41,13 @@ def run_cli(argv: Sequence[str]) -> int:
     except EXPECTED as error:
         refused.append(one_line(error))
     except KeyboardInterrupt:
-        print("simudy: interrupted; the same command with the same hydra.run.dir goes on from here", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as error:  # --help, --cfg, argparse
         return error.code if isinstance(error.code, int) else DONE
     for line in refused:
         print(f"simudy: error: {line}", file=sys.stderr)
-    return BAD_INPUT if refused or sweep.failures() else DONE
+    failed = sweep.failures()
+    return BAD_INPUT if refused or failed else DONE
 
 
 def job(cfg: DictConfig) -> float | None:
@@ -61,6 +61,9 @@ def job(cfg: DictConfig) -> float | None:
         sweep.forget_failure(root)
         result = run(settle(cfg, list(context.overrides.task)), root)
         return result["objective"] if result else None  # what an optimising sweeper minimises
+    except KeyboardInterrupt:
+        log.info("interrupted: the same command with hydra.run.dir=%s goes on from here", root)
+        raise
     except Exception as error:
         if context.mode != RunMode.MULTIRUN and not isinstance(error, EXPECTED):
             raise

@@ -71,7 +71,7 @@ class OuterConfig:
     lr: float = 0.1
     iterations: int = 400
     tolerance: float = 0.0
-    lrs: Any = field(default_factory=dict)
+    lrs: Any = None  # step sizes by variable; a plain {name: number}
     optimizer: Any = None
     schedule: Any = None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from simudy.app.identity import digest, relevant
+from simudy.app.identity import VICTIM, digest, relevant
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
 
@@ -33,14 +33,17 @@ class Folder:
     result = property(lambda self: self.root / "result.json")
 
     def claim(self, cfg: DictConfig) -> None:
-        """Make the directory this configuration's.
+        """Make the directory this configuration's. What is not done yet may still be set otherwise.
 
         Raises:
-            SimudyError: it holds another run. (An attack may still choose its settings where there is only evidence.)
+            SimudyError: it holds another run.
         """
-        begun = self.checkpoint.exists() or self.reconstruction.exists() or self.result.exists()
-        if self.config.exists() and (begun or cfg.task != "reconstruct"):
-            _require_same(relevant(self.settings()), relevant(cfg), self.root)
+        if self.config.exists():
+            old, new = relevant(self.settings()), relevant(cfg)
+            if self.checkpoint.exists() or self.reconstruction.exists() or self.result.exists():
+                _require_same(old, new, self.root)
+            elif self.evidence.exists() and cfg.task != "reconstruct":
+                _require_same(*({k: v for k, v in part.items() if k in VICTIM} for part in (old, new)), self.root)
         write_atomically(self.config, OmegaConf.to_yaml(cfg).encode())
 
     def settings(self) -> DictConfig:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # Where a run reports, stores and is called does not change what it finds. The tasks below are stages of one run.
 IRRELEVANT = ("hydra", "name", "intervals", "cache", "dry_run")
+VICTIM = ("seed", "data", "model", "inner", "recipe", "victim", "evidence")  # what the evidence depends on
 STAGES = ("run", "victim", "reconstruct", "score")
 
 

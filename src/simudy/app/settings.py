@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from simudy.app.build import build, described
-from simudy.app.check import locate, parameters
+from simudy.app.check import fits, locate, parameters
 from simudy.app.recipe import guessed
 from simudy.app.secret import Secret
 from simudy.attack.evidence import Evidence
@@ -40,7 +40,7 @@ def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method
     fields = {k: v for k, v in described(cfg.attack, "attack").items() if k not in GUESSES}
     takes = parameters(locate(fields["_target_"], "attack"))
     shared = _shared(cfg, guessed(cfg, evidence.recipe), secret)
-    given = {k: v for k, v in shared.items() if (takes is None or k in takes) and k not in fields}
+    given = {k: v for k, v in shared.items() if k in takes and k not in fields}
     return build({**fields, "_partial_": True}, "attack")(**given)
 
 
@@ -49,7 +49,9 @@ def outer(cfg: DictConfig) -> Outer:
     made = {k: build(cfg.outer[k], f"outer.{k}") for k in ("optimizer", "schedule") if cfg.outer[k] is not None}
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
     numbers = {f.name: plain[f.name] for f in dataclasses.fields(Outer) if f.name not in ("optimizer", "schedule")}
-    return Outer(**numbers, **made)
+    if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits([*lrs.values()], list[float]):
+        raise SimudyError(f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{images: 0.1}}")
+    return Outer(**numbers, lrs=lrs, **made)
 
 
 def _shared(cfg: DictConfig, recipe: Recipe, secret: Secret | None) -> dict[str, Any]:

@@ -31,15 +31,17 @@ class Failures(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         notes = sorted(Path(config.hydra.sweep.dir).glob(f"*/{FAILED}"))
-        _found.extend(f"{note.parent}: {note.read_text()}" for note in notes if note.stat().st_mtime >= self.began - 1)
+        _found.extend(f"{note.parent}: {note.read_text()}" for note in notes if note.stat().st_mtime >= self.began)
         for line in _found:
             log.error("failed: %s", line)
         log.info("%d failed; simudy-sweep %s draws the rest", len(_found), config.hydra.sweep.dir)
 
 
 def failures() -> list[str]:
-    """The jobs of the latest sweep that failed, and why."""
-    return list(_found)
+    """The jobs of the sweep just run that failed, and why; asked for once."""
+    found = list(_found)
+    _found.clear()
+    return found
 
 
 def note_failure(root: Path, reason: str) -> None:

@@ -1,0 +1,33 @@
+# make demo: 20 faces out of a network, on this machine. make test: the tests. Both set up .venv first if need be.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TORCH  := $(shell grep '^torch==' constraints.txt)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: demo test slow lint clean
+
+demo: $(STAMP)
+	$(BIN)/simudy
+
+test: $(STAMP)
+	$(PYTEST) -n 2 -m "not slow and not gpu"
+
+slow: $(STAMP)
+	$(PYTEST) -m "slow and not gpu"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache runs
+
+# torch by its exact version, and first: a range would bring a CUDA build of several GB.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@

@@ -1,0 +1,59 @@
+"""The configuration: what is refused, and what makes two runs the same."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from simudy.app.config import register, settle
+from simudy.app.identity import config_hash
+from simudy.errors import SimudyError
+
+register()
+
+
+def config(*overrides: str):
+    with initialize_config_module("simudy.conf", version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@pytest.mark.parametrize(
+    "override", ["task=victim", "intervals.log=1", "cache=elsewhere", "name=other", "dry_run=true"]
+)
+def test_what_does_not_change_a_result_does_not_change_the_hash(override):
+    assert config_hash(config(override)) == config_hash(config())
+
+
+@pytest.mark.parametrize("override", ["seed=1", "outer.iterations=7", "inner=adam", "data.n=10", "+task=linearity"])
+def test_what_does_changes_it(override):
+    assert config_hash(config(override.lstrip("+"))) != config_hash(config())
+
+
+def test_the_hash_survives_the_disk(tmp_path):
+    cfg = config("outer.lr=1e-3", "evidence.mean=[0.5]")
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert config_hash(OmegaConf.load(tmp_path / "config.yaml")) == config_hash(cfg)  # type: ignore[arg-type]
+
+
+def test_a_replaced_target_starts_empty():
+    overrides = ["model._target_=my.Net", "+model.foo=3", "model.width=5"]
+    assert settle(config(*overrides), overrides).model == {"_target_": "my.Net", "foo": 3, "width": 5}
+
+
+def test_a_replaced_attack_keeps_the_guesses():
+    overrides = ["attack._target_=my.Attack", "attack.inner.lr=0.5"]
+    attack = settle(config(*overrides), overrides).attack
+    assert set(attack) == {"_target_", "inner", "recipe", "n"} and attack.inner.lr == 0.5
+
+
+def test_data_is_not_asked_for_where_there_is_evidence():
+    with pytest.raises(SimudyError, match=r"data\.root is not set"):
+        settle(config("data=cifar10"))
+    settle(config("data=cifar10", "evidence.folder=x"))
+
+
+@pytest.mark.parametrize("override", ["backend=jax", "victim.mode=test", "dummy.images=span2", "recipe.epochs=0"])
+def test_values_out_of_range(override):
+    with pytest.raises(SimudyError, match=override.split("=")[0]):
+        settle(config(override))

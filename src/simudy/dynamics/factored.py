@@ -126,7 +126,7 @@ class FactoredWeight(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (own := _ALGEBRA.get(func)) and (result := own(*args, **(kwargs or {}))) is not NotImplemented:
             return result
-        if func.__name__ == "__get__":  # shape, dtype, device: the wrapper knows
+        if func.__name__ == "__get__" and func not in _VIEWS:  # shape, dtype, device: the wrapper knows
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
         return func(*_formed(args), **_formed(kwargs or {}))
@@ -217,6 +217,7 @@ _ALGEBRA: dict[Any, Callable[..., Any]] = {
     Tensor.detach: _detach,
     Tensor.requires_grad.__get__: lambda a: any(leaf.requires_grad for leaf in tree.leaves(a)),  # type: ignore[attr-defined]
 }
+_VIEWS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "real", "data")]  # attributes with entries
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
+from simudy.dynamics.exact import refuse_inexact, rewrite
 from simudy.dynamics.tree import Params
-from simudy.errors import SimudyError
 
 
 class StatelessModel:
@@ -31,7 +29,7 @@ class StatelessModel:
             class indices ``(n,)`` or probabilities ``(n, classes)``.
 
     Raises:
-        SimudyError: the module draws random numbers in its forward pass (dropout in train mode).
+        SimudyError: a layer draws random numbers (dropout in train mode), or has no exact second derivative.
 
     Example:
         >>> model = StatelessModel(nn.Linear(4, 2))
@@ -40,15 +38,13 @@ class StatelessModel:
     """
 
     def __init__(self, module: nn.Module, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
-        _refuse_dropout(module)
+        refuse_inexact(module)
         self.module = copy.deepcopy(module)
+        rewrite(self.module)
         self.criterion = criterion or _cross_entropy
         self.params: Params = {name: p.detach().clone() for name, p in module.named_parameters()}
         self.buffers: Params = {name: b.detach().clone() for name, b in module.named_buffers()}
         self._training = any(m.training for m in self.module.modules())
-        for layer in self.module.modules():
-            if isinstance(layer, _NormBase) and layer.training:
-                layer.track_running_stats = False  # on our copy: normalise by the batch, update nothing
 
     def __call__(self, params: Params, images: Tensor) -> Tensor:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
@@ -67,7 +63,7 @@ class StatelessModel:
         return StatelessModel(module, criterion=self.criterion)
 
     def _fresh_buffers(self) -> Params:
-        # A module in train mode may write to its buffers (spectral norm does): let it write to a copy.
+        # A module in train mode may write to its buffers (a counter, an average): let it write to a copy.
         return {name: b.clone() for name, b in self.buffers.items()} if self._training else self.buffers
 
 
@@ -84,13 +80,3 @@ def _twice_differentiable_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _refuse_dropout(module: nn.Module) -> None:
-    for name, layer in module.named_modules():
-        rate = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0.0)
-        if layer.training and isinstance(rate, float) and rate > 0:
-            raise SimudyError(
-                f"layer {name!r} ({type(layer).__name__}) drops units at random in train mode, so the run cannot be "
-                f"simulated; put it in eval mode or set its rate to 0"
-            )

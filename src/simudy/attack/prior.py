@@ -16,3 +16,9 @@ def total_variation(images: Tensor) -> Tensor:
 def outside_box(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Mean squared distance to the pixel range; ``low`` and ``high`` are black and white in normalised units."""
     return (images - torch.minimum(torch.maximum(images, low), high)).square().mean()
+
+
+def pixel_range(mean: tuple[float, ...], std: tuple[float, ...], *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Black and white in normalised units, ``(c, 1, 1)`` each."""
+    m, s = (like.new_tensor(v)[:, None, None] for v in (mean, std))
+    return -m / s, (1 - m) / s

@@ -53,7 +53,7 @@ class Span:
             SimudyError: the first layer is not linear in the image, or the rule leaves the span of the gradients.
         """
         layer = first_linear(evidence)
-        gradient_part = evidence.final[layer] - _without_gradients(evidence, layer)
+        gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
         _, values, rows = torch.linalg.svd(gradient_part.double(), full_matrices=False)
         rank = rank or rank_of(values, noise=_noise(evidence, layer))
         span = cls(layer, rows[:rank].to(gradient_part.dtype), values, evidence.shape)
@@ -67,10 +67,6 @@ class Span:
     def coefficients(self, images: Tensor) -> Tensor:
         """Coefficients ``(n, r)`` of the projection of images ``(n, c, h, w)``."""
         return images.flatten(1) @ self.basis.mT
-
-    def drift(self, evidence: Evidence) -> Tensor:
-        """What weight decay alone does to the reduced first layer ``(out, r)``."""
-        return (_without_gradients(evidence, self.layer) - evidence.initial[self.layer]) @ self.basis.mT
 
     def reduce(self, evidence: Evidence) -> Evidence:
         """The same run in the span's coordinates: first layer ``(out, r)``, images as coefficients ``(n, r)``.
@@ -113,7 +109,7 @@ def _noise(evidence: Evidence, layer: str) -> float:
     return float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
 
 
-def _without_gradients(evidence: Evidence, layer: str) -> Tensor:
+def without_gradients(evidence: Evidence, layer: str) -> Tensor:
     """Where the weight would have gone on zero gradients: weight decay alone moves it."""
     params: Params = {layer: evidence.initial[layer]}
     rules = evidence.recipe.rules(evidence.n or 1)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from simudy.attack.curvature import Curvature
+from simudy.attack.first_layer import FirstLayer
 from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.prior import outside_box, total_variation
+from simudy.attack.prior import outside_box, pixel_range, total_variation
 from simudy.attack.span import Span
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct, Recompute
@@ -36,8 +36,10 @@ class Simudy:
         recipe: the attacker's guess of the run. Default: the evidence's.
         clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other (released code: 20, 5),
             during the first ``clip_until`` of the iterations. Default: never.
-        damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see ``Curvature``), damped by this
+        damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see ``FirstLayer``), damped by this
             fraction of the mean curvature; then the outer optimizer is SGD with ``lr`` near 0.3. Default: off.
+        focus_after: from this fraction of the iterations on, compare the first layer's displacement within the column
+            space of the real one only (see ``FirstLayer``). Needs ``images="span"``.
         adjoint, gradient: how the run is differentiated.
     """
 
@@ -54,6 +56,7 @@ class Simudy:
     clip_to: float | None = None
     clip_until: float = 0.25
     damping: float | None = None
+    focus_after: float = 1.0
     adjoint: Direct | Recompute = field(default_factory=Direct)
     gradient: Gradient = field(default_factory=Reverse)
 
@@ -78,43 +81,49 @@ class Simudy:
             span=span,
             generator=torch.Generator().manual_seed(seed),
         )
-        curvature = self._curvature(span, evidence)
-        return SimudyProblem(self, span.reduce(evidence) if span else evidence, dummy, curvature=curvature)
+        return SimudyProblem(
+            self, span.reduce(evidence) if span else evidence, dummy, first=self._first(span, evidence)
+        )
 
-    def _curvature(self, span: Span | None, evidence: Evidence) -> Curvature | None:
-        if self.damping is None:
+    def _first(self, span: Span | None, evidence: Evidence) -> FirstLayer | None:
+        if self.damping is None and self.focus_after >= 1:
             return None
         if span is None:
             raise SimudyError(
-                "attack.damping needs the span's coordinates: set dummy.images=span, or attack.damping=null"
+                "attack.damping and attack.focus_after need the span's coordinates: set dummy.images=span"
             )
-        return Curvature(span.layer, self.damping, drift=span.drift(evidence))
+        return FirstLayer.of(span, evidence)
 
 
 class SimudyProblem(Problem):
     """The objective of one attack; see ``Problem``."""
 
-    def __init__(
-        self, settings: Simudy, evidence: Evidence, dummy: Dummy, *, curvature: Curvature | None = None
-    ) -> None:
-        self.settings, self.evidence, self.dummy, self.curvature = settings, evidence, dummy, curvature
+    def __init__(self, settings: Simudy, evidence: Evidence, dummy: Dummy, *, first: FirstLayer | None = None) -> None:
+        self.settings, self.evidence, self.dummy, self.first = settings, evidence, dummy, first
         self.real = evidence.displacement
         self.recipe = evidence.recipe
-        self.low, self.high = _box(evidence, dummy.images())
+        self.low, self.high = pixel_range(evidence.mean, evidence.std, like=dummy.images())
+        self.curvature: Tensor | None = None
 
     def variables(self) -> dict[str, Tensor]:
         return self.dummy.variables()
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
-        simulated = tree.sub(self.land(progress), self.evidence.initial)
-        if self.curvature is not None:
-            self.curvature.observe(simulated, self.dummy.coefficients(), tree.norm(self.real))
-        distance = DISTANCES[self.settings.distance](simulated, self.real)
+        simulated, real, s = tree.sub(self.land(progress), self.evidence.initial), self.real, self.settings
+        if self.first is not None:
+            focus = progress >= s.focus_after
+            if s.damping is not None:
+                c, scale = self.dummy.coefficients(), tree.norm(real)
+                self.curvature = self.first.curvature(simulated, c, scale=scale, damping=s.damping, focus=focus)
+            if focus:
+                simulated, real = self.first.focus(simulated), self.first.focus(real)
+        distance = DISTANCES[s.distance](simulated, real)
         return distance + self._prior(), distance
 
     def precondition(self) -> None:
         if self.curvature is not None:
-            self.dummy.inputs.grad = self.curvature.newton_step(self.dummy.inputs.grad / self.dummy.scale**2)
+            leaf, factor = self.dummy.inputs, self.dummy.scale**2
+            leaf.grad = torch.linalg.solve(factor * self.curvature, leaf.grad.double()).to(leaf.dtype)
 
     def land(self, progress: float = 1.0) -> tree.Params:
         """Where the simulated run ends: θ̂f."""
@@ -145,9 +154,3 @@ class SimudyProblem(Problem):
             return 0.0
         images = self.dummy.images()
         return s.tv * total_variation(images) + (s.box * outside_box(images, self.low, self.high) if s.box else 0.0)
-
-
-def _box(evidence: Evidence, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Black and white in normalised units, ``(c, 1, 1)`` each."""
-    mean, std = (like.new_tensor(v)[:, None, None] for v in (evidence.mean, evidence.std))
-    return -mean / std, (1 - mean) / std

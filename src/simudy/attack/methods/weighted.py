@@ -13,8 +13,7 @@ from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import IMAGES, Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.methods.simudy import _box
-from simudy.attack.prior import outside_box, total_variation
+from simudy.attack.prior import outside_box, pixel_range, total_variation
 from simudy.attack.span import Span
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
@@ -136,5 +135,9 @@ class Combination(Problem):
 
     def _prior(self) -> Tensor | float:
         s, images = self.settings, self.dummy.images()
-        box = s.box * outside_box(images, *_box(self.evidence, images)) if s.box else 0.0
+        box = (
+            s.box * outside_box(images, *pixel_range(self.evidence.mean, self.evidence.std, like=images))
+            if s.box
+            else 0.0
+        )
         return s.tv * total_variation(images) + box

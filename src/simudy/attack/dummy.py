@@ -27,7 +27,8 @@ class Dummy:
         labels: class indices ``(n,)``, or logits ``(n, classes)`` of soft labels when learned.
         logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay positive).
         span: the basis of the coefficients, or None.
-        scale: of the coefficients; it makes a leaf entry as large as a pixel, so that the same noise and step sizes serve.
+        scale: of the coefficients; it makes a leaf entry as large as a pixel, so that the same noise and step sizes
+            serve.
     """
 
     inputs: Tensor

@@ -127,11 +127,11 @@ def evidence_from_weights(module: nn.Module, initial: Params, final: Params, **f
     Args:
         facts: ``recipe``, ``shape``, ``classes`` and what else ``Evidence`` takes.
     """
-    names = dict(module.named_parameters())
+    names: Params = dict(module.named_parameters())
     _require_same_names_and_shapes("the initial weights", {k: v for k, v in initial.items() if k in names}, names)
     module.load_state_dict({k: v for k, v in initial.items() if k not in names}, strict=False)
-    only = [{k: v.to(names[k].dtype) for k, v in weights.items() if k in names} for weights in (initial, final)]
-    return Evidence(StatelessModel(module), *only, **facts)
+    start, end = ({k: v.to(names[k].dtype) for k, v in w.items() if k in names} for w in (initial, final))
+    return Evidence(StatelessModel(module), start, end, **facts)
 
 
 def _first_line(error: BaseException) -> str:

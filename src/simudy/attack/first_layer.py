@@ -3,9 +3,9 @@
 With images C ``(n, r)`` in the span's coordinates, the reduced displacement is ΔŴ1 = D̂ᵀC, where row i of D̂ ``(n, out)``
 is what image i did to the layer's outputs over the whole run.
 
-*Curvature.* Moving C moves ΔŴ1 by D̂ᵀdC, apart from the slower change of D̂ itself. The Gauss-Newton matrix of the squared
-distance is then D̂D̂ᵀ ``(n, n)``, the same for each of the r columns. The gradient stays the exact one: the step goes to
-the same stationary points, only straighter.
+*Curvature.* Moving C moves ΔŴ1 by D̂ᵀdC, apart from the slower change of D̂ itself. The Gauss-Newton matrix of the
+squared distance is then D̂D̂ᵀ ``(n, n)``, the same for each of the r columns. The gradient stays the exact one: the step
+goes to the same stationary points, only straighter.
 
 *Focus.* The units of a ReLU network switch as C moves, which no derivative sees: D̂ = D + E, and least squares in C
 shrinks towards zero as if E were signal (errors in variables). E points anywhere in the ``out`` dimensions, D only into

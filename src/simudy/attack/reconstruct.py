@@ -32,8 +32,9 @@ class Outer:
         schedule: ``(optimizer) -> torch scheduler``. Default: one cosine decay over the iterations.
         tolerance: stop as converged when the distance is at or below it.
         lrs: step sizes of single variables by name (``images``, ``labels``, ``log_lr``) that differ from ``lr``.
-        average: decay of a running mean of the variables, 0 for none. A network with kinks leaves the iterates jittering
-            about the solution; where the mean ends with a lower objective than the best iterate, it is the result.
+        average: decay of a running mean of the variables, 0 for none. A network with kinks leaves the iterates
+            jittering about the solution; where the mean ends with a lower objective than the best iterate, it is the
+            result.
     """
 
     lr: float = 0.1

@@ -58,14 +58,15 @@ def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
     inputs, ends = (carry, xs), []
     given = tree.leaves(inputs)
 
-    def run(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def run(leaves: Sequence[Tensor], ends: list[Any] | None = None) -> tuple[Tensor, ...]:
         end = Direct().fold(step, *tree.rebuild(inputs, leaves))
         place = {id(leaf): i for i, leaf in enumerate(leaves)}
         passed = [place.get(id(leaf)) for leaf in tree.leaves(end)]  # a leaf handed through stays the same object
-        ends[:] = [(end, passed)]
+        if ends is not None:  # a replay must not leave its end behind: it would keep the segment's graph alive
+            ends.append((end, passed))
         return tuple(leaf for leaf, i in zip(tree.leaves(end), passed, strict=True) if i is None)
 
-    outputs = iter(with_pullback(run, partial(_vjp, run), given))
+    outputs = iter(with_pullback(partial(run, ends=ends), partial(_vjp, run), given))
     end, passed = ends.pop()
     return tree.rebuild(end, [next(outputs) if i is None else given[i] for i in passed])
 
@@ -81,5 +82,5 @@ def _vjp(
     def of_needed(*wanted: Tensor) -> tuple[Tensor, ...]:
         return tuple(out for out in run(tree.fill(leaves, needed, wanted)) if tree.is_float(out))  # no step counts
 
-    _, pull = torch.func.vjp(of_needed, *(leaf for leaf, need in zip(leaves, needed, strict=True) if need))
+    pull = torch.func.vjp(of_needed, *(leaf for leaf, need in zip(leaves, needed, strict=True) if need))[1]
     return tree.fill([None] * len(leaves), needed, pull(tuple(v for v in cotangents if tree.is_float(v))))

@@ -27,7 +27,7 @@ def rewrite(module: nn.Module) -> None:
         elif isinstance(layer, nn.Embedding):
             layer.sparse = False  # a sparse gradient has no forward derivative
         elif isinstance(layer, parametrizations._WeightNorm):
-            layer.forward = partial(_weight_norm, layer.dim)
+            layer.forward = partial(_weight_norm, layer.dim)  # type: ignore[assignment]
 
 
 def _weight_norm(dim: int, g: Tensor, v: Tensor) -> Tensor:

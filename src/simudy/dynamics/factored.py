@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
 
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
@@ -50,8 +51,7 @@ class FactoredWeight(Tensor):
 
     atoms: dict[Dense | Outer, Coefficient]
 
-    @staticmethod
-    def __new__(cls, atoms: dict[Dense | Outer, Coefficient], like: Tensor) -> FactoredWeight:
+    def __new__(cls, atoms: dict[Dense | Outer, Coefficient], like: Tensor) -> Self:
         self = torch.Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device=like.device)
         self.atoms = atoms
         return self

@@ -104,7 +104,7 @@ def _forward_over_reverse(
         return torch.func.grad(augmented, argnums=tuple(range(2, 2 + len(wanted))))(s, all_leaves, *wanted)
 
     s = torch.zeros((), dtype=dtype, device=leaves[0].device)
-    _, products = torch.func.jvp(full_gradient, (s, *leaves[:n_params]), (torch.ones_like(s), *along))
+    products = torch.func.jvp(full_gradient, (s, *leaves[:n_params]), (torch.ones_like(s), *along))[1]
     return tree.fill([None] * len(leaves), needed, products)
 
 

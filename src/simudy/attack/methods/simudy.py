@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from simudy.attack.first_layer import FirstLayer
 from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
+from simudy.attack.first_layer import FirstLayer
 from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import outside_box, pixel_range, total_variation
 from simudy.attack.span import Span
@@ -121,9 +121,9 @@ class SimudyProblem(Problem):
         return distance + self._prior(), distance
 
     def precondition(self) -> None:
-        if self.curvature is not None:
+        if self.curvature is not None and self.dummy.inputs.grad is not None:
             leaf, factor = self.dummy.inputs, self.dummy.scale**2
-            leaf.grad = torch.linalg.solve(factor * self.curvature, leaf.grad.double()).to(leaf.dtype)
+            leaf.grad = torch.linalg.solve(factor * self.curvature, self.dummy.inputs.grad.double()).to(leaf.dtype)
 
     def land(self, progress: float = 1.0) -> tree.Params:
         """Where the simulated run ends: θ̂f."""

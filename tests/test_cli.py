@@ -21,7 +21,7 @@ FILES = ("config.yaml", "checkpoint", "history.csv", "reconstruction.safetensors
 
 
 def test_help_is_free_of_torch():
-    code = "import sys; from simudy.app.cli import run_cli; rc = run_cli(['--help']); sys.exit(rc or 'torch' in sys.modules)"
+    code = "import sys; from simudy.app.cli import run_cli as run; sys.exit(run(['--help']) or 'torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "evidence.initial" in shown.stdout and "model: cnn, mlp, resnet, vit" in shown.stdout

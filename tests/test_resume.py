@@ -58,9 +58,6 @@ MOMENTS = (
         3,
         "before",
     ),  # the old checkpoint has moved aside, no new one is there
-    ("simudy.attack.reconstruct", "Search.step", 9, "before"),
-    ("simudy.app.attack", "write_history", 1, "before"),  # the search is over
-    ("simudy.app.finish", "save_gallery", 1, "before"),
     ("simudy.app.finish", "write_json", 1, "before"),
 )
 

@@ -104,7 +104,7 @@ def _write(folder: Folder, found: Reconstruction, facts: dict[str, Any]) -> None
 def write_history(folder: Folder, rows: list[dict[str, Any]]) -> None:
     """One row per outer step."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["iteration", "objective", "distance", "seconds", "ssim_paper"])
+    writer = csv.DictWriter(text, ["iteration", "objective", "distance", "seconds", "ssim_paper"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(folder.history, text.getvalue().encode())

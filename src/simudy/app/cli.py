@@ -29,6 +29,8 @@ register()  # at import, so that the workers of a sweep know the schema too
 
 def main() -> None:
     """Entry point of the console script."""
+    # torch's threads otherwise spin while they wait: on cores that others use too, a run took five times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run_cli(sys.argv[1:]))
 
 

@@ -69,8 +69,9 @@ class OuterConfig:
     """The outer loop (see ``simudy.attack.reconstruct.Outer``)."""
 
     lr: float = 0.1
-    iterations: int = 400
+    iterations: int = 300
     tolerance: float = 0.0
+    average: float = 0.0
     lrs: Any = None  # step sizes by variable; a plain {name: number}
     optimizer: Any = None
     schedule: Any = None

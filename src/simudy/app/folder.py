@@ -43,7 +43,7 @@ class Folder:
             if self.checkpoint.exists() or self.reconstruction.exists() or self.result.exists():
                 _require_same(old, new, self.root)
             elif self.evidence.exists() and cfg.task != "reconstruct":
-                _require_same(*({k: v for k, v in part.items() if k in VICTIM} for part in (old, new)), self.root)
+                _require_same(_of_victim(old), _of_victim(new), self.root)
         write_atomically(self.config, OmegaConf.to_yaml(cfg).encode())
 
     def settings(self) -> DictConfig:
@@ -84,6 +84,10 @@ def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:
     key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
     change = f"{key} was {before.get(key)} and is now {now.get(key)}"
     raise SimudyError(f"{root} holds a run with other settings ({change}): set another hydra.run.dir, or remove it")
+
+
+def _of_victim(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key in VICTIM}
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

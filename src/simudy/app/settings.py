@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ def outer(cfg: DictConfig) -> Outer:
     """The outer loop."""
     made = {k: build(cfg.outer[k], f"outer.{k}") for k in ("optimizer", "schedule") if cfg.outer[k] is not None}
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
-    numbers = {f.name: plain[f.name] for f in dataclasses.fields(Outer) if f.name not in ("optimizer", "schedule")}
+    numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
     if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits([*lrs.values()], list[float]):
         raise SimudyError(f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{images: 0.1}}")
     return Outer(**numbers, lrs=lrs, **made)

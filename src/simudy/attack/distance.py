@@ -10,13 +10,18 @@ from simudy.dynamics.tree import Params
 
 
 def cosine(simulated: Params, real: Params) -> Tensor:
-    """1 − cos of the angle between the flattened displacements: in [0, 2], blind to length (SimuDy, eq. of d)."""
-    return 1 - tree.dot(simulated, real) / (tree.norm(simulated) * tree.norm(real))
+    """1 − cos of the angle between the flattened displacements: in [0, 2], blind to length (SimuDy, eq. of d).
+
+    A displacement of zero has no direction; its distance is 1, as at a right angle.
+    """
+    lengths = tree.norm(simulated) * tree.norm(real)
+    return 1 - tree.dot(simulated, real) / torch.where(lengths == 0, 1.0, lengths)
 
 
 def euclidean(simulated: Params, real: Params) -> Tensor:
     """Relative squared error ‖simulated − real‖² / ‖real‖²: 1 where nothing moved."""
-    return tree.norm(tree.sub(simulated, real)).square() / tree.norm(real).square()
+    residual = tree.sub(simulated, real)
+    return tree.dot(residual, residual) / tree.dot(real, real)
 
 
 def layerwise(simulated: Params, real: Params) -> Tensor:

@@ -91,27 +91,27 @@ def new_dummy(
     n = n or evidence.n
     if n is None:
         raise SimudyError("the number of images is unknown: set attack.n")
-    device = next(iter(evidence.initial.values())).device
+    weight = next(iter(evidence.initial.values()))
     shape = (span.rank,) if span else evidence.shape
     inputs = noise * torch.randn(n, *shape, generator=generator)
     return Dummy(
-        inputs=inputs.to(device).requires_grad_(),
-        labels=_new_labels(labels, n, evidence.classes, generator).to(device),
-        logs={name: torch.zeros((), device=device, requires_grad=True) for name in learn},
+        inputs=inputs.to(weight).requires_grad_(),
+        labels=_new_labels(labels, n, evidence.classes, generator=generator, like=weight),
+        logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
         span=span,
         scale=(span.basis.shape[1] / span.rank) ** 0.5 if span else 1.0,
     )
 
 
-def _new_labels(labels: str | Tensor, n: int, classes: int, generator: torch.Generator) -> Tensor:
+def _new_labels(labels: str | Tensor, n: int, classes: int, *, generator: torch.Generator, like: Tensor) -> Tensor:
     if isinstance(labels, Tensor):
         if labels.shape != (n,) or int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise SimudyError(
                 f"{len(labels)} labels given for {n} images of {classes} classes: give one class index each"
             )
-        return labels
+        return labels.to(like.device)
     if labels == "balanced":
-        return (torch.arange(n) % classes)[torch.randperm(n, generator=generator)]
+        return (torch.arange(n) % classes)[torch.randperm(n, generator=generator)].to(like.device)
     if labels == "learned":
-        return (0.1 * torch.randn(n, classes, generator=generator)).requires_grad_()
+        return (0.1 * torch.randn(n, classes, generator=generator)).to(like).requires_grad_()
     raise SimudyError(f"no label mode {labels!r}: choose from balanced, learned, given")

@@ -58,8 +58,13 @@ class FirstLayer:
         """D̂D̂ᵀ over ``scale²`` (what the distance divides by), plus ``damping`` times its mean eigenvalue."""
         moved = simulated[self.name] - self.drift
         moved, c = (self.columns.mT @ moved if focus else moved).double() / scale, coefficients.double()
-        influence = torch.linalg.solve(_damped(c @ c.mT, _RIDGE), c @ moved.mT)  # D̂ from ΔŴ1 = D̂ᵀC
+        influence = solve(_damped(c @ c.mT, _RIDGE), c @ moved.mT)  # D̂ from ΔŴ1 = D̂ᵀC
         return _damped(influence @ influence.mT, damping)
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """``matrix⁻¹ right``; not finite where the matrix is singular or not finite, which the outer loop refuses."""
+    return torch.linalg.solve_ex(matrix, right)[0]
 
 
 def _damped(matrix: Tensor, fraction: float) -> Tensor:

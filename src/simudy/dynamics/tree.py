@@ -80,7 +80,7 @@ def inner(x: Tensor, y: Tensor) -> Tensor:
 def norm(tree: Params) -> Tensor:
     """Euclidean norm over all entries: a scalar, with gradient 0 (not NaN) at exactly zero."""
     square = dot(tree, tree)
-    positive = square != 0  # true for NaN too, which must not pass for zero
+    positive = ~(square <= 0)  # round-off can leave a factored zero negative; NaN must not pass for zero
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 

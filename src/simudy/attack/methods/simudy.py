@@ -11,7 +11,7 @@ from torch import Tensor
 from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
-from simudy.attack.first_layer import FirstLayer
+from simudy.attack.first_layer import FirstLayer, solve
 from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import outside_box, pixel_range, total_variation
 from simudy.attack.span import Span
@@ -22,6 +22,8 @@ from simudy.dynamics.optim import Clipped
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
+
+_TRUST = 1.0  # root mean square of a Gauss-Newton step, in normalised pixels: beyond it the frozen D̂ says nothing
 
 
 @dataclass
@@ -123,7 +125,8 @@ class SimudyProblem(Problem):
     def precondition(self) -> None:
         if self.curvature is not None and self.dummy.inputs.grad is not None:
             leaf, factor = self.dummy.inputs, self.dummy.scale**2
-            leaf.grad = torch.linalg.solve(factor * self.curvature, self.dummy.inputs.grad.double()).to(leaf.dtype)
+            step = solve(factor * self.curvature, self.dummy.inputs.grad.double())
+            leaf.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(leaf.dtype)
 
     def land(self, progress: float = 1.0) -> tree.Params:
         """Where the simulated run ends: θ̂f."""

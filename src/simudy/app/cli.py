@@ -62,7 +62,7 @@ def job(cfg: DictConfig) -> float | None:
     try:
         sweep.forget_failure(root)
         result = run(settle(cfg, list(context.overrides.task)), root)
-        return result["objective"] if result else None  # what an optimising sweeper minimises
+        return result.get("objective") if result else None  # what an optimising sweeper minimises
     except KeyboardInterrupt:
         log.info("interrupted: the same command with hydra.run.dir=%s goes on from here", root)
         raise
@@ -87,7 +87,9 @@ def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
 def _hydra_at_hand(argv: Sequence[str]) -> Iterator[None]:
     """Hydra reads ``sys.argv``; told to show full errors it raises them, and we print them in our way."""
     before, shown = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["simudy", *argv], "1"
+    flags = [word for word in argv if word in ("-m", "--multirun")]  # argparse takes them first or last, not between
+    sys.argv = ["simudy", *flags, *(word for word in argv if word not in flags)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ def obtain(cfg: DictConfig, folder: Folder, device: torch.device) -> Evidence:
     """
     if cfg.evidence.folder:
         return read(cfg, Path(cfg.evidence.folder).expanduser())
-    if not folder.evidence.exists() and cfg.task in ("run", "victim"):
+    if not folder.evidence.exists() and cfg.task in ("run", "victim", "size"):
         _write(cfg, folder, device)
     return read(cfg, folder.evidence)
 
@@ -75,16 +75,20 @@ def _whole(folder: Path, save: Callable[[Path], None]) -> None:
 
 def trained(cfg: DictConfig, splits: Splits, device: torch.device) -> Evidence:
     """Train the victim by the recipe, after pretraining if asked to."""
-    victim, normalisation = splits.victim, splits.normalisation
-    module = _new_module(cfg, victim.shape, len(victim.classes)).to(device)
-    if cfg.victim.pretrain.epochs:
-        _pretrain(cfg, module, splits, device)
-    run = recipe(cfg)
+    victim, normalisation, run = splits.victim, splits.normalisation, recipe(cfg)
     images, labels = normalisation.normalise(victim.images).to(device), victim.labels.to(device)
-    model, final = train(module.train(cfg.victim.mode == "train"), images, labels, run)
+    model, final = train(newborn(cfg, splits, device), images, labels, run)
     log.info("victim: trained on %d images for %d steps", len(victim), run.steps(len(victim)))
     facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
     return Evidence(model, model.params, final, run, **facts, mean=normalisation.mean, std=normalisation.std)
+
+
+def newborn(cfg: DictConfig, splits: Splits, device: torch.device) -> nn.Module:
+    """The victim before its own training, pretrained if asked for, in the mode it will be trained in."""
+    module = _new_module(cfg, splits.victim.shape, len(splits.victim.classes)).to(device)
+    if cfg.victim.pretrain.epochs:
+        _pretrain(cfg, module, splits, device)
+    return module.train(cfg.victim.mode == "train")
 
 
 def audited(cfg: DictConfig) -> Evidence:

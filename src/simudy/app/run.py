@@ -23,6 +23,8 @@ TASKS = {
     "victim": "simudy.app.run:victim",
     "reconstruct": "simudy.app.run:whole",
     "score": "simudy.app.run:rescore",
+    "linearity": "simudy.app.linearity:linearity",
+    "size": "simudy.app.size:size",
 }
 
 

@@ -42,9 +42,7 @@ def cli(capsys, tmp_path, monkeypatch) -> Callable[..., Outcome]:
 
     def call(*argv: str, tiny: bool = True) -> Outcome:
         capsys.readouterr()
-        flags = [word for word in argv if word.startswith("-")]  # argparse wants them before the settings
-        settings = [word for word in argv if word not in flags]
-        code = run_cli([*flags, *(TINY if tiny else ()), *settings])
+        code = run_cli([*(TINY if tiny else ()), *argv])
         return Outcome(code, *capsys.readouterr())
 
     return call

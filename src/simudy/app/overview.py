@@ -25,7 +25,7 @@ def overview(evidence: Evidence, problem: Problem, method: object, *, device: to
         f"{type(evidence.model.module).__name__} with {_parameters(evidence):,} parameters",
         f"{len(images)} images of {shape}: {len(images) * math.prod(evidence.shape):,} pixels to recover"
         + ("" if images.dim() == 4 else f" by {images.numel():,} coefficients"),
-        f"{steps:,} steps simulated",
+        f"{steps:,} steps simulated" if hasattr(method, "adjoint") else f"{type(method).__name__} simulates no run",
         f"about {estimated_mb(evidence, method, steps, rows=recipe.batch_size or len(images)):,.0f} MB",
         str(device),
     ]

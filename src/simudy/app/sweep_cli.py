@@ -32,7 +32,7 @@ def summarise(sweep: Path) -> list[str]:
     keys, never = swept_keys(jobs), never_begun(sweep, jobs)
     done = [job for job in jobs if job.result and job.status not in ("failed", "unfinished")]
     write_atomically(sweep / "summary.csv", table(jobs, keys).encode())
-    rows = [{**job.result, **{key: job.settings.get(key, "") for key in keys}} for job in done]
+    rows = [({key: job.settings.get(key, "") for key in keys}, job.result) for job in done]
     plotted = save_plot(sweep / "plot.png", rows, keys)
     if not plotted:  # of an earlier call, when there was more
         (sweep / "plot.png").unlink(missing_ok=True)

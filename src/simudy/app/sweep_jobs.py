@@ -63,13 +63,13 @@ def never_begun(sweep: Path, jobs: list[Job]) -> list[dict[str, str]]:
 
 def table(jobs: list[Job], keys: list[str]) -> str:
     """The jobs as CSV: a row each, with what was swept, the scores, the floor and the cost."""
-    text = io.StringIO()
-    columns = ["job", *keys, "status", *SCORES, "floor_heldout", *COSTS]
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
+    text, figures = io.StringIO(), [*SCORES, *COSTS]
+    writer = csv.writer(text, lineterminator="\n")
+    swept = [f"swept {key}" if key in figures else key for key in keys]  # `distance` is a setting and a figure
+    writer.writerow(["job", *swept, "status", *figures, "floor_heldout"])
     for job in jobs:
-        floor = {"floor_heldout": (job.result.get("floor") or {}).get("heldout")}
-        writer.writerow({**job.result, **floor, **job.settings, "job": job.root.name, "status": job.status})
+        said, found = [job.settings.get(key) for key in keys], [job.result.get(name) for name in figures]
+        writer.writerow([job.root.name, *said, job.status, *found, (job.result.get("floor") or {}).get("heldout")])
     return text.getvalue()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from simudy.dynamics import tree
 from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
 
 
 def cosine(simulated: Params, real: Params) -> Tensor:
@@ -28,6 +29,18 @@ def layerwise(simulated: Params, real: Params) -> Tensor:
     """Mean over tensors of 1 − cos: every layer counts alike, however little it moved."""
     each = [cosine({name: simulated[name]}, {name: real[name]}) for name in real if bool((real[name] != 0).any())]
     return torch.stack(each).mean()
+
+
+def position(simulated: Params, real: Params) -> Tensor:
+    """1 − cos of the position embedding alone, the parameter called ``position``: where an image's patches belong.
+
+    Raises:
+        SimudyError: the model has no such parameter.
+    """
+    names = [name for name in real if name.rpartition(".")[2] == "position"]
+    if not names:
+        raise SimudyError("the model has no parameter called position: set attack.position=0")
+    return cosine({name: simulated[name] for name in names}, {name: real[name] for name in names})
 
 
 DISTANCES = {"cosine": cosine, "euclidean": euclidean, "layerwise": layerwise}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from simudy.attack.distance import DISTANCES
+from simudy.attack.distance import DISTANCES, position
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer import FirstLayer, solve
@@ -32,6 +32,7 @@ class Simudy:
 
     Args:
         distance: ``cosine``, ``euclidean`` or ``layerwise``.
+        position: weight of the distance between the displacements of the position embedding alone, for transformers.
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
         images: ``pixels``, or ``span`` where the first layer is linear. labels, noise, learn, n: see ``new_dummy``.
@@ -46,6 +47,7 @@ class Simudy:
     """
 
     distance: str = "cosine"
+    position: float = 0.0
     tv: float = 0.0
     box: float = 0.0
     images: str = "pixels"
@@ -120,6 +122,8 @@ class SimudyProblem(Problem):
             if focus:
                 simulated, real = self.first.focus(simulated), self.first.focus(real)
         distance = DISTANCES[s.distance](simulated, real)
+        if s.position:
+            distance = distance + s.position * position(simulated, real)
         return distance + self._prior(), distance
 
     def precondition(self) -> None:

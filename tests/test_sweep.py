@@ -86,6 +86,14 @@ def test_lines_bars_and_maps_with_holes(tmp_path, settings):
     assert rows(tmp_path)[0]["floor_heldout"] == "0.1"
 
 
+def test_distances_of_different_kinds_are_not_compared(tmp_path):
+    for i, kind in enumerate(("cosine", "euclidean")):
+        job(tmp_path, {"distance": kind}, ssim_paper=i / 10, distance=i + 1.0)
+    said = summarise(tmp_path)
+    assert [line.split(":")[0] for line in said if line.startswith("best")] == ["best SSIM, the paper's protocol"]
+    assert [(r["swept distance"], r["distance"]) for r in rows(tmp_path)] == [("cosine", "1.0"), ("euclidean", "2.0")]
+
+
 def test_nothing_to_draw(tmp_path):
     job(tmp_path, {"data.n": "4"})
     assert summarise(tmp_path)[0] == "1 jobs, 0 done" and not (tmp_path / "plot.png").exists()

@@ -39,7 +39,7 @@ def save_plot(path: Path, rows: Rows, keys: Sequence[str]) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    metrics = [name for name in METRICS if any(_has(row, name) for row in rows)]
+    metrics = [name for name in without_yardsticks(keys) if any(_has(row, name) for row in rows)]
     shown = _shown(rows, keys)
     if not metrics or not shown:
         return False
@@ -50,6 +50,11 @@ def save_plot(path: Path, rows: Rows, keys: Sequence[str]) -> bool:
         (_line if len(shown) == 1 else _heat_map)(axes, [row for row in rows if _has(row, name)], name, shown)
     write_atomically(path, _png(figure))
     return True
+
+
+def without_yardsticks(keys: Sequence[str]) -> dict[str, tuple[str, Callable[..., Any]]]:
+    """The figures that compare across a sweep: a distance does not where the kind of distance was swept."""
+    return {name: metric for name, metric in METRICS.items() if name not in keys}
 
 
 def _shown(rows: Rows, keys: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simudy.analysis.sweep import METRICS, save_index, save_plot
+from simudy.analysis.sweep import save_index, save_plot, without_yardsticks
 from simudy.app.sweep_jobs import Job, never_begun, read_jobs, swept_keys, table
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
@@ -54,7 +54,7 @@ def _lacking(jobs: list[Job], keys: list[str], never: list[dict[str, str]]) -> l
 def _best(done: list[Job], keys: list[str]) -> list[str]:
     """One line per figure: the score, which needs the secret, and the distance, which an attacker sees too."""
     lines = []
-    for name, (label, better) in METRICS.items():
+    for name, (label, better) in without_yardsticks(keys).items():
         having = [
             job for job in done if math.isfinite(job.result[name] if job.result.get(name) is not None else math.nan)
         ]

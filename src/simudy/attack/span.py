@@ -29,7 +29,7 @@ class Span:
     Attributes:
         layer: name of the first layer's weight.
         basis: orthonormal rows ``(r, d)``, d = c·h·w.
-        singular_values: of the gradient part of ΔW1, all of them: the gap after the r-th is the evidence for r.
+        singular_values: of the gradient part of ΔW1, descending: the gap after the r-th is the evidence for r.
     """
 
     layer: str
@@ -54,8 +54,9 @@ class Span:
         """
         layer = first_linear(evidence)
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
-        _, values, rows = torch.linalg.svd(gradient_part.double(), full_matrices=False)
-        rank = rank or rank_of(values, noise=_noise(evidence, layer))
+        noise = _noise(evidence, layer)
+        values, rows = _leading(gradient_part.double(), evidence.n, noise=noise)
+        rank = rank or rank_of(values, noise=noise)
         span = cls(layer, rows[:rank].to(gradient_part.dtype), values, evidence.shape)
         _require_same_function(span, evidence)
         return span
@@ -100,6 +101,19 @@ def rank_of(values: Tensor, *, noise: float) -> int:
     values = values.clamp(min=noise)
     ratios = values[:-1] / values[1:]
     return int(ratios.argmax()) + 1 if len(ratios) else len(values)
+
+
+def _leading(matrix: Tensor, n: int | None, *, noise: float) -> tuple[Tensor, Tensor]:
+    """Singular values, descending, and right singular vectors ``(k, d)``: at least all that stand out of the noise."""
+    few = 2 * n + 20 if n else min(matrix.shape)
+    if few < min(matrix.shape):
+        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
+            torch.manual_seed(0)  # the sketch is random, the answer should not be
+            _, values, columns = torch.svd_lowrank(matrix, q=few, niter=4)
+        if values[-1] < 10 * noise:  # the fall is in sight
+            return values, columns.mT
+    _, values, rows = torch.linalg.svd(matrix, full_matrices=False)
+    return values, rows
 
 
 def _noise(evidence: Evidence, layer: str) -> float:

@@ -225,7 +225,7 @@ class Factored(Gradient):
     """Keep the weights of linear layers as θ0 plus the low-rank gradients met so far; everything else stays dense.
 
     Exactly the same numbers as the dense modes. Memory per step and layer: rows·(in + out) instead of in·out. Time per
-    step grows with the rank met so far, so a layer is factored when rows · steps is below ``2·in·out / (in + out)``.
+    step grows with the rank met so far; by default a layer is factored where counting operations says that it pays.
 
     Args:
         inner: the mode that differentiates the loss in factored form, ``Reverse()`` or ``Mixed()``.
@@ -252,8 +252,8 @@ class Factored(Gradient):
     def chosen(self, loss: Loss, params: Params, batches: Sequence[Any]) -> list[str]:
         """Names of the weights that will be kept factored."""
         inputs = _inputs_by_weight(loss, params, batches[0])
-        rank = {name: len(batches) * sum(x.shape[0] for x in xs) for name, xs in inputs.items()}
-        return [name for name in rank if self.layers == "all" or _is_cheaper(params[name], rank[name])]
+        rows = {name: sum(x.shape[0] for x in xs) for name, xs in inputs.items()}
+        return [k for k in rows if self.layers == "all" or _is_cheaper(params[k], rows[k], len(batches))]
 
     def _grads(self, loss: Loss, shapes: dict[Any, Any], params: Params, batch: Any) -> Params:
         dense = {k: v for k, v in params.items() if not isinstance(v, FactoredWeight)}
@@ -319,6 +319,17 @@ class _Spy(_Probed):
         return super().dense()
 
 
-def _is_cheaper(weight: Tensor, rank: int) -> bool:
+_PASSES = 90  # what moving a dense weight's entry through memory costs per step, in multiply-adds
+
+
+def _is_cheaper(weight: Tensor, rows: int, steps: int) -> bool:
+    """Multiply-adds of a layer in one outer iteration, factored against dense.
+
+    Dense: three products for the gradient and six for its derivative, and the weight's way through memory. Factored:
+    four products with W0 and with the factors met so far (half of them on average), the inner product with a dense
+    displacement, and the Gram matrices of the norm.
+    """
     out, inputs = weight.shape
-    return rank * (out + inputs) < 2 * out * inputs
+    size, edge, rank = out * inputs, out + inputs, rows * steps
+    dense = steps * (9 * rows + _PASSES) * size
+    return 4 * rank * (size + rank / 2 * edge) + 2 * rank * size + 3 * rank**2 * edge < dense

@@ -124,6 +124,7 @@ def test_twelve_jobs_stopped_half_way(cli, tmp_path, monkeypatch):
         return whole(cfg, folder)
 
     grid = ("-m", "seed=0,1,2,3", "distance=cosine,euclidean,manhattan", "recipe.epochs=2", "outer.iterations=1")
+    grid += ("outer.lrs={images: 0.1}",)  # written as Hydra writes it back, without the blank
     monkeypatch.setattr(run, "whole", counted)
     assert cli(*grid, "hydra.sweep.dir=s").code == 130
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("s/*/result.json")}

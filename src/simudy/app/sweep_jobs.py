@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -91,15 +91,9 @@ def _grid(multirun: Path) -> Iterator[dict[str, str]]:
         return
     params = OmegaConf.select(cfg, "hydra.sweeper.params") or {}
     words = [f"{key}={value}" for key, value in params.items()] + list(cfg.hydra.overrides.task)
-    parsed = OverridesParser.create().parse_overrides(words)
-    choices = [
-        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [o.input_line or ""]
-        for o in parsed
-    ]
-    for words in itertools.product(*choices):
-        yield _assignments(words)
+    (combinations,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    for combination in combinations:
+        yield _assignments(combination)
 
 
 def _assignments(overrides: Any) -> dict[str, str]:

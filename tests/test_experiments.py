@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def test_the_papers_tables_are_there():
     others = {"cifar10_mlp_n20", "cifar10_mlp_n100", "cifar10_binary_mlp_n20", "cifar10_resnet50_n20"}
     assert sizes | others | {"svhn_resnet18_n20", "cifar10_vit_n10", "cifar10_linearity"} <= {*EXPERIMENTS}
     assert {"early_loss", "distance", "tv", "clip", "noise", "epochs", "labels", "order", "methods"} <= {*SWEEPS}
+
+
+def test_the_page_of_results_names_them_all_and_no_others():
+    page = (CONF.parent / "docs" / "reproduction.md").read_text()
+    named = {kind: set(re.findall(rf"{kind}=(\w+)", page)) for kind in ("experiment", "sweep")}
+    assert named == {"experiment": {*EXPERIMENTS}, "sweep": {*SWEEPS}}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

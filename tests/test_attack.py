@@ -231,6 +231,9 @@ def test_balanced_labels_are_balanced_and_learned_ones_are_learned():
     evidence, *_ = trained()
     new = partial(new_dummy, evidence, generator=torch.Generator().manual_seed(0))
     assert torch.bincount(new().labels).tolist() == [2, 2, 2]
+    batched, *_ = trained(Recipe(SGD(lr=0.1), epochs=2, batch_size=6), n=12)
+    labels = new_dummy(batched, generator=torch.Generator().manual_seed(0)).labels
+    assert [torch.bincount(part).tolist() for part in labels.split(6)] == [[2, 2, 2]] * 2
     learned = new(labels="learned", learn=("lr",))
     assert set(learned.variables()) == {"images", "labels", "log_lr"}
     torch.testing.assert_close(learned.targets().detach().sum(1), torch.ones(N).double())

@@ -80,8 +80,8 @@ def new_dummy(
 
     Args:
         images: ``"pixels"``, or ``"span"`` (then give ``span``).
-        labels: ``"balanced"`` (equal count per class, at random, fixed), ``"learned"`` (soft labels, from near
-            uniform), or the labels themselves ``(n,)``.
+        labels: ``"balanced"`` (equal count per class, overall and in each batch, at random, fixed), ``"learned"`` (soft
+            labels, from near uniform), or the labels themselves ``(n,)``.
         n: how many. Default: what the evidence says.
         learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
 
@@ -96,14 +96,18 @@ def new_dummy(
     inputs = noise * torch.randn(n, *shape, generator=generator)
     return Dummy(
         inputs=inputs.to(weight).requires_grad_(),
-        labels=_new_labels(labels, n, evidence.classes, generator=generator, like=weight),
+        labels=_new_labels(
+            labels, n, evidence.classes, batch=evidence.recipe.batch_size or n, generator=generator, like=weight
+        ),
         logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
         span=span,
         scale=(span.basis.shape[1] / span.rank) ** 0.5 if span else 1.0,
     )
 
 
-def _new_labels(labels: str | Tensor, n: int, classes: int, *, generator: torch.Generator, like: Tensor) -> Tensor:
+def _new_labels(
+    labels: str | Tensor, n: int, classes: int, *, batch: int, generator: torch.Generator, like: Tensor
+) -> Tensor:
     if isinstance(labels, Tensor):
         if labels.shape != (n,) or int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise SimudyError(
@@ -111,7 +115,9 @@ def _new_labels(labels: str | Tensor, n: int, classes: int, *, generator: torch.
             )
         return labels.to(like.device)
     if labels == "balanced":
-        return (torch.arange(n) % classes)[torch.randperm(n, generator=generator)].to(like.device)
+        rows = torch.arange(n).split(batch)  # equal count per class in each batch too, as far as it divides
+        order = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rows])
+        return (order % classes).to(like.device)
     if labels == "learned":
         return (0.1 * torch.randn(n, classes, generator=generator)).to(like).requires_grad_()
     raise SimudyError(f"no label mode {labels!r}: choose from balanced, learned, given")

@@ -43,6 +43,7 @@ def network(case: str) -> nn.Module:
 class Task:
     """What one outer iteration starts from."""
 
+    model: StatelessModel
     module: nn.Module
     start: Params
     images: Tensor
@@ -68,13 +69,13 @@ def task(case: str, steps: int, *, device: str = "cpu", dtype: torch.dtype = tor
     model = StatelessModel(module)
     with torch.no_grad():
         end = simulate(model.loss, model.params, [(truth, labels)] * steps, SGD(lr=LR))
-    return Task(module, model.params, images.requires_grad_(), labels, tree.sub(end, model.params), steps)
+    return Task(model, module, model.params, images.requires_grad_(), labels, tree.sub(end, model.params), steps)
 
 
 def simudy(gradient, adjoint) -> Callable[[Task], Tensor]:
     def iteration(task: Task) -> Tensor:
-        model, batches = StatelessModel(task.module), [(task.images, task.labels)] * task.steps
-        end = simulate(model.loss, task.start, batches, SGD(lr=LR), adjoint=adjoint, gradient=gradient)
+        batches = [(task.images, task.labels)] * task.steps
+        end = simulate(task.model.loss, task.start, batches, SGD(lr=LR), adjoint=adjoint, gradient=gradient)
         return task.objective(end)
 
     return iteration

@@ -264,7 +264,7 @@ def test_factored_refuses_elementwise_rules():
     from simudy import Adam
 
     model, images, labels = problem()
-    with pytest.raises(SimudyError, match="Adam acts on each weight entry alone.*Mixed"):
+    with pytest.raises(SimudyError, match=r"Adam acts on each weight entry alone.*Mixed"):
         simulate(model.loss, model.params, [(images, labels)], Adam(), gradient=Factored())
 
 

@@ -16,7 +16,9 @@ _HOME = {
     "Reverse": "simudy.dynamics.gradient",
     "Mixed": "simudy.dynamics.gradient",
     "Factored": "simudy.dynamics.factored",
-    **dict.fromkeys(("SGD", "Clipped", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion", "TorchOpt"), "simudy.dynamics.optim"),
+    **dict.fromkeys(
+        ("SGD", "Clipped", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion", "TorchOpt"), "simudy.dynamics.optim"
+    ),
     "cosine": "simudy.attack.distance",
     "euclidean": "simudy.attack.distance",
     "total_variation": "simudy.attack.prior",

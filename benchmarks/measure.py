@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ def side_by_side(cases: Mapping[str, Callable[[], Any]], *, repeats: int, device
 
     With one thread on a CPU these are seconds of that CPU, which others on the machine cannot stretch.
     """
+    _keep_freed_pages()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for run in cases.values():
         _timed(run, device)  # warm
@@ -50,10 +52,11 @@ def in_own_process(script: str, arguments: Sequence[str]) -> Any:
     """What ``script`` prints as the last line of its output, as JSON.
 
     glibc gives large tensors pages of their own only until one is freed; from then on they come from the heap, whose
-    holes count as resident. A fixed threshold keeps it so, and the figures about the tensors.
+    holes count as resident. A fixed threshold, below all but the smallest tensors, keeps it so, and the figures
+    about the tensors.
     """
     command = [sys.executable, script, *arguments]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB)}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB // 16)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -63,6 +66,14 @@ def in_own_process(script: str, arguments: Sequence[str]) -> Any:
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _keep_freed_pages() -> None:
+    """Let glibc hand no page back, so that no case pays for those its predecessor gave away."""
+    libc, mmap_max, trim_threshold = ctypes.CDLL(None), -4, -1
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _timed(run: Callable[[], Any], device: str) -> float:

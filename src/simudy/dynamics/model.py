@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from simudy.dynamics.exact import refuse_inexact, rewrite
+from simudy.dynamics.fold import fold_frozen_norms
 from simudy.dynamics.tree import Params
 
 
@@ -41,6 +42,7 @@ class StatelessModel:
         refuse_inexact(module)
         self.module = copy.deepcopy(module)
         rewrite(self.module)
+        fold_frozen_norms(self.module)
         self.criterion = criterion or _cross_entropy
         self.params: Params = {name: p.detach().clone() for name, p in module.named_parameters()}
         self.buffers: Params = {name: b.detach().clone() for name, b in module.named_buffers()}

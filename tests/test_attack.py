@@ -24,6 +24,7 @@ from simudy import (
     simulate,
     total_variation,
 )
+from simudy.attack.coordinates import Coefficients, Frequencies
 from simudy.attack.distance import layerwise
 from simudy.attack.dummy import new_dummy
 from simudy.attack.evidence import evidence_from_weights, load_weights
@@ -172,7 +173,7 @@ def test_priors():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("images", ["pixels", "span"])
+@pytest.mark.parametrize("images", ["pixels", "frequencies", "span"])
 @pytest.mark.parametrize("gradient", [Mixed(), Factored(layers="all")])
 def test_the_objective_at_the_true_data_is_zero(name, images, gradient):
     evidence, truth, labels = trained(RECIPES[name])
@@ -180,7 +181,7 @@ def test_the_objective_at_the_true_data_is_zero(name, images, gradient):
         method = Simudy(images=images, labels=labels, distance=distance, gradient=gradient, adjoint=Recompute(2))
         problem = method.problem(evidence, seed=0)
         dummy = problem.dummy
-        there = dummy.span.coefficients(truth) / dummy.scale if dummy.span else truth
+        there = dummy.coordinates.leaf(truth)
         elsewhere = problem.objective(0.0)[1]
         with torch.no_grad():
             dummy.inputs.copy_(there)
@@ -215,16 +216,44 @@ def test_curvature_is_the_gauss_newton_matrix_of_a_frozen_first_layer():
     """Move C with D̂ held: the squared distance is then quadratic with Hessian 2·D̂D̂ᵀ/‖ΔW1‖² for every column."""
     evidence, truth, _ = trained(RECIPES["weight decay"])
     span = Span.of(evidence)
-    first, c = FirstLayer.of(span, evidence), span.coefficients(truth)
+    first, c = FirstLayer.of(Coefficients(span), evidence), span.coefficients(truth)
     moved = {first.name: span.reduce(evidence).displacement[first.name]}
     matrix = first.curvature(moved, c, scale=torch.tensor(2.0), damping=0.0, focus=False)
     influence = ((moved[first.name] - first.drift) @ torch.linalg.inv(c)).mT  # D̂ (n, out), C being square
-    torch.testing.assert_close(matrix, influence @ influence.mT / 4, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(matrix, first.scale**2 * influence @ influence.mT / 4, rtol=1e-4, atol=1e-9)
     focused = first.curvature(moved, c, scale=torch.tensor(2.0), damping=0.0, focus=True)
     torch.testing.assert_close(focused, matrix, rtol=1e-4, atol=1e-9)  # at the truth all of D̂ lies in the column space
 
 
+# --- coordinates
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 6), (1, 5, 5)])
+def test_frequencies_lose_nothing_and_look_like_images(shape):
+    """The map is onto, unit noise has unit variance, and neighbouring pixels go together."""
+    frequencies, generator = Frequencies(shape), torch.Generator().manual_seed(0)
+    leaf = torch.randn(400, *shape, generator=generator, dtype=torch.float64)
+    images = frequencies.images(leaf)
+    torch.testing.assert_close(frequencies.leaf(images), leaf)
+    assert float(images.square().mean()) == pytest.approx(1, rel=0.1)
+    assert float((images[..., 1:] * images[..., :-1]).mean()) > 0.5
+    flat = Frequencies(shape, decay=0.0).images(leaf)
+    assert abs(float((flat[..., 1:] * flat[..., :-1]).mean())) < 0.02 < float(flat.square().mean())
+    assert shape[0] == 1 or float(images.mean(1).square().mean()) > 0.7  # colours are faint beside grey
+
+
 # --- dummies
+
+
+@pytest.mark.parametrize("images", ["pixels", "frequencies"])
+def test_dummies_start_at_given_images_plus_noise(images):
+    evidence, truth, _ = trained()
+    at = Simudy(images=images, start=truth, noise=0.0).problem(evidence, seed=0)
+    torch.testing.assert_close(at.images().detach(), truth)
+    near = Simudy(images=images, start=truth, noise=0.1).problem(evidence, seed=0)
+    assert 0.05 < float((near.images().detach() - truth).std()) < 0.2
+    with pytest.raises(SimudyError, match=r"3 images of \(1, 4, 4\) to start 6 dummies.*give 6 or more"):
+        Simudy(start=truth[:3]).problem(evidence, seed=0)
 
 
 def test_balanced_labels_are_balanced_and_learned_ones_are_learned():

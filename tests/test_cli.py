@@ -74,11 +74,12 @@ def test_stages_one_by_one_are_the_whole(cli, tmp_path):
 
 
 def test_labels_given_learned_and_taken_from_the_secret(cli, tmp_path):
-    for i, labels in enumerate(("learned", "true", "[0,1,1,0]")):
+    for i, labels in enumerate(("learned", "true", "[0,1,1,0]", "wrong")):
         assert cli(f"hydra.run.dir={i}", f"dummy.labels={labels}").code == 0
-    taken = [load_file(tmp_path / f"{i}/reconstruction.safetensors")["labels"] for i in range(3)]
+    taken = [load_file(tmp_path / f"{i}/reconstruction.safetensors")["labels"] for i in range(4)]
     assert taken[0].shape == (4, 2)
     assert taken[1].tolist() == [0, 1, 0, 1] and taken[2].tolist() == [0, 1, 1, 0]
+    assert taken[3].tolist() == [1, 0, 1, 0]
 
 
 def test_a_guess_of_the_recipe_and_a_learned_step_size(cli, tmp_path):

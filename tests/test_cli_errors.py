@@ -65,7 +65,7 @@ def audit(cli, tmp_path):
         ("device=gpu", "device=gpu: choose from auto, cpu, cuda"),
         ("dummy.labels=[0,1]", "2 labels given for 4 images"),
         ("dummy.labels=[0,1,2,9]", "4 labels given for 4 images of 2 classes"),
-        ("dummy.labels=wrong", "choose balanced, learned or true"),
+        ("dummy.labels=false", "choose balanced, learned, true or wrong"),
         ("data.n=1000", "lower data.n"),
         ("data.size=6", "images of 6×6 are too small for SSIM, whose window is 7×7: set a larger data.size"),
         ("inner.lr=1e30", "training diverged, use a lower lr"),

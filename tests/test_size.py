@@ -100,7 +100,7 @@ def test_in_the_span_contributions_are_the_same():
     span = Simudy(labels=labels, images="span").problem(evidence, seed=0)
     with torch.no_grad():
         pixels.dummy.inputs.copy_(images)
-        span.dummy.inputs.copy_(span.dummy.span.coefficients(images) / span.dummy.scale)
+        span.dummy.inputs.copy_(span.dummy.coordinates.leaf(images))
     torch.testing.assert_close(contributions(span), contributions(pixels))
 
 

@@ -51,6 +51,8 @@ class DummyConfig:
     """What the outer loop moves (see ``simudy.attack.dummy``)."""
 
     images: str = "pixels"
+    decay: float = 1.5
+    start: str | None = None
     labels: Any = "balanced"
     noise: float = 0.5
     learn: list[str] = field(default_factory=list)
@@ -130,7 +132,8 @@ class Config:
 CHOICES = {
     "backend": ("native", "torchopt", "higher"),
     "victim.mode": ("eval", "train"),
-    "dummy.images": ("pixels", "span"),
+    "dummy.images": ("pixels", "frequencies", "span"),
+    "dummy.start": (None, "natural"),
 }
 POSITIVE = ("recipe.epochs", "outer.iterations", "victim.pretrain.batch_size")
 
@@ -155,7 +158,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     cfg = renewed(cfg, overrides)
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in allowed:
-            raise SimudyError(f"{key}={value}: choose from {', '.join(allowed)}")
+            raise SimudyError(f"{key}={value}: choose from {', '.join(map(str, allowed))}")
     for key in POSITIVE:
         if (value := OmegaConf.select(cfg, key)) < 1:
             raise SimudyError(f"{key}={value}: give 1 or more")

@@ -19,6 +19,7 @@ from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
 
 GUESSES = ("inner", "recipe")
+_PUBLIC = 1000  # images to begin at: more than any attack here has dummies
 
 
 def device(name: str) -> torch.device:
@@ -38,7 +39,7 @@ def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method
     """The attack: its own options, and of the settings that attacks share, those it takes."""
     fields = {k: v for k, v in described(cfg.attack, "attack").items() if k not in GUESSES}
     takes = parameters(locate(fields["_target_"], "attack"))
-    shared = _shared(cfg, guessed(cfg, evidence.recipe), secret)
+    shared = _shared(cfg, guessed(cfg, evidence.recipe), evidence, secret)
     given = {k: v for k, v in shared.items() if k in takes and k not in fields}
     return build({**fields, "_partial_": True}, "attack")(**given)
 
@@ -53,12 +54,14 @@ def outer(cfg: DictConfig) -> Outer:
     return Outer(**numbers, lrs=lrs, **made)
 
 
-def _shared(cfg: DictConfig, recipe: Recipe, secret: Secret | None) -> dict[str, Any]:
+def _shared(cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None) -> dict[str, Any]:
     return {
         "distance": cfg.distance,
         "tv": cfg.prior.tv,
         "box": cfg.prior.box,
         "images": cfg.dummy.images,
+        "decay": cfg.dummy.decay,
+        "start": _start(cfg, evidence) if cfg.dummy.start else None,
         "labels": _labels(cfg.dummy.labels, secret),
         "noise": cfg.dummy.noise,
         "learn": tuple(cfg.dummy.learn),
@@ -68,16 +71,28 @@ def _shared(cfg: DictConfig, recipe: Recipe, secret: Secret | None) -> dict[str,
     }
 
 
+def _start(cfg: DictConfig, evidence: Evidence) -> Tensor:
+    """Public images to begin at, normalised."""
+    splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed) if cfg.data else None
+    if splits is None or splits.pretrain is None:
+        raise SimudyError("dummy.start=natural needs public images, and data offers none: choose others, or null")
+    public = splits.normalisation.normalise(splits.pretrain.images[:_PUBLIC])
+    return public.to(next(iter(evidence.initial.values())))
+
+
 def _labels(said: Any, secret: Secret | None) -> str | Tensor:
-    """How labels begin; ``true`` hands over the secret's, which no attacker holds: an ablation."""
+    """How labels begin; ``true`` and ``wrong`` draw on the secret's, which no attacker holds: ablations."""
     if OmegaConf.is_list(said):
         return _given(list(said))
-    if str(said).lower() == "true":  # YAML reads it as a truth value
+    if (said := str(said).lower()) in ("true", "wrong"):  # YAML reads the first as a truth value
         if secret is None:
-            raise SimudyError("dummy.labels=true needs the secret, and there is none: choose balanced or learned")
-        return secret.victim.labels
+            raise SimudyError(f"dummy.labels={said} needs the secret, and there is none: choose balanced or learned")
+        true = secret.victim.labels
+        return true if said == "true" else (true + 1) % len(secret.victim.classes)
     if said not in ("balanced", "learned"):
-        raise SimudyError(f"dummy.labels={said}: choose balanced, learned or true, or give a list of class numbers")
+        raise SimudyError(
+            f"dummy.labels={said}: choose balanced, learned, true or wrong, or give a list of class numbers"
+        )
     return said
 
 

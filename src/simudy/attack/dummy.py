@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simudy.attack.coordinates import Coordinates, Pixels
 from simudy.attack.evidence import Evidence
-from simudy.attack.span import Span
 from simudy.dynamics.optim import Rule
 from simudy.dynamics.optim.schedule import scaled
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
 
-IMAGES = ("pixels", "span")
 LABELS = ("balanced", "learned", "given")
 
 
@@ -23,19 +22,16 @@ class Dummy:
     """The variables of an attack. Every tensor in ``variables()`` is a leaf that requires grad.
 
     Attributes:
-        inputs: the images' leaf: normalised images ``(n, c, h, w)``, or coefficients over ``scale``, ``(n, r)``.
+        inputs: the images' leaf ``(n, …)``, in whatever the coordinates make of it.
         labels: class indices ``(n,)``, or logits ``(n, classes)`` of soft labels when learned.
         logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay positive).
-        span: the basis of the coefficients, or None.
-        scale: of the coefficients; it makes a leaf entry as large as a pixel, so that the same noise and step sizes
-            serve.
+        coordinates: which images the leaf stands for.
     """
 
     inputs: Tensor
     labels: Tensor
     logs: dict[str, Tensor]
-    span: Span | None = None
-    scale: float = 1.0
+    coordinates: Coordinates
 
     def variables(self) -> dict[str, Tensor]:
         """The leaves, by name."""
@@ -44,11 +40,11 @@ class Dummy:
 
     def images(self) -> Tensor:
         """Normalised images ``(n, c, h, w)``."""
-        return self.span.images(self.coefficients()) if self.span else self.inputs
+        return self.coordinates.images(self.inputs)
 
-    def coefficients(self) -> Tensor:
-        """What the run trains on: coefficients ``(n, r)`` in the span's basis, or the images themselves."""
-        return self.scale * self.inputs if self.span else self.inputs
+    def network_inputs(self) -> Tensor:
+        """What the run trains on: the images, or their coefficients ``(n, r)`` in the span's basis."""
+        return self.coordinates.inputs(self.inputs)
 
     def targets(self) -> Tensor:
         """Labels as the loss takes them: indices ``(n,)`` or probabilities ``(n, classes)``."""
@@ -56,7 +52,7 @@ class Dummy:
 
     def batches(self, recipe: Recipe) -> list[tuple[Tensor, ...]]:
         """One ``(inputs, labels)`` per step."""
-        return recipe.collate(self.coefficients(), self.targets())
+        return recipe.collate(self.network_inputs(), self.targets())
 
     def rules(self, recipe: Recipe) -> list[Rule]:
         """One rule per step, with the learned hyper-parameters in place."""
@@ -68,41 +64,52 @@ class Dummy:
 def new_dummy(
     evidence: Evidence,
     *,
-    images: str = "pixels",
+    coordinates: Coordinates | None = None,
     labels: str | Tensor = "balanced",
     n: int | None = None,
     noise: float = 0.5,
+    start: Tensor | None = None,
     learn: tuple[str, ...] = (),
-    span: Span | None = None,
     generator: torch.Generator,
 ) -> Dummy:
     """Fresh dummies: Gaussian noise for images (0.5·randn, as the released code), labels and hyper-parameters as asked.
 
     Args:
-        images: ``"pixels"``, or ``"span"`` (then give ``span``).
+        coordinates: what the images are sought in. Default: pixels.
         labels: ``"balanced"`` (equal count per class, overall and in each batch, at random, fixed), ``"learned"`` (soft
             labels, from near uniform), or the labels themselves ``(n,)``.
         n: how many. Default: what the evidence says.
+        noise: standard deviation of the initial leaf.
+        start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: any the attacker has, of other origin.
         learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
 
     Raises:
-        SimudyError: the number of images is unknown, labels do not fit it, or a mode has another name.
+        SimudyError: the number of images is unknown, labels or ``start`` do not fit it, or a mode has another name.
     """
     n = n or evidence.n
     if n is None:
         raise SimudyError("the number of images is unknown: set attack.n")
     weight = next(iter(evidence.initial.values()))
-    shape = (span.rank,) if span else evidence.shape
-    inputs = noise * torch.randn(n, *shape, generator=generator)
+    space: Coordinates = coordinates or Pixels(evidence.shape)
+    inputs = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
+    if start is not None:
+        inputs = inputs + space.leaf(_first(start, n, evidence.shape).to(weight))
     return Dummy(
-        inputs=inputs.to(weight).requires_grad_(),
+        inputs=inputs.requires_grad_(),
         labels=_new_labels(
             labels, n, evidence.classes, batch=evidence.recipe.batch_size or n, generator=generator, like=weight
         ),
         logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
-        span=span,
-        scale=(span.basis.shape[1] / span.rank) ** 0.5 if span else 1.0,
+        coordinates=space,
     )
+
+
+def _first(start: Tensor, n: int, shape: tuple[int, ...]) -> Tensor:
+    if len(start) < n or start.shape[1:] != shape:
+        raise SimudyError(
+            f"{len(start)} images of {tuple(start.shape[1:])} to start {n} dummies of {shape}: give {n} or more"
+        )
+    return start[:n]
 
 
 def _new_labels(

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simudy.attack.coordinates import Coefficients
 from simudy.attack.evidence import Evidence
-from simudy.attack.span import Span, without_gradients
+from simudy.attack.span import without_gradients
 from simudy.dynamics.tree import Params
 
 _RIDGE = 1e-9  # relative; C is square and may be singular
@@ -33,19 +34,23 @@ class FirstLayer:
     Attributes:
         name: of its weight. drift: the part of ΔW1 ``(out, r)`` that no image causes (weight decay).
         columns: orthonormal basis ``(out, r)`` of the column space of the rest.
+        scale: coefficients over the leaf they are held in.
     """
 
     name: str
     drift: Tensor
     columns: Tensor
+    scale: float
 
     @classmethod
-    def of(cls, span: Span, evidence: Evidence) -> FirstLayer:
+    def of(cls, coordinates: Coefficients, evidence: Evidence) -> FirstLayer:
         """Read it off the evidence (the full one, not the reduced)."""
+        span = coordinates.span
         still = without_gradients(evidence, span.layer)
         gradient_part = (evidence.final[span.layer] - still) @ span.basis.mT
         columns, _, _ = torch.linalg.svd(gradient_part.double(), full_matrices=False)
-        return cls(span.layer, (still - evidence.initial[span.layer]) @ span.basis.mT, columns.to(still.dtype))
+        drift = (still - evidence.initial[span.layer]) @ span.basis.mT
+        return cls(span.layer, drift, columns.to(still.dtype), coordinates.scale)
 
     def focus(self, displacement: Params) -> Params:
         """The displacement with ΔW1 ``(out, r)`` seen within the column space: ``(r, r)``."""
@@ -59,7 +64,7 @@ class FirstLayer:
         moved = simulated[self.name] - self.drift
         moved, c = (self.columns.mT @ moved if focus else moved).double() / scale, coefficients.double()
         influence = solve(_damped(c @ c.mT, _RIDGE), c @ moved.mT)  # D̂ from ΔŴ1 = D̂ᵀC
-        return _damped(influence @ influence.mT, damping)
+        return self.scale**2 * _damped(influence @ influence.mT, damping)
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from typing import cast
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def fold_frozen_norms(module: nn.Module) -> None:
@@ -49,16 +52,16 @@ def _same(inputs: Tensor) -> Tensor:
 def _pairs(module: nn.Module) -> Iterator[tuple[_ConvNd, _BatchNorm]]:
     """Convolutions called once whose only consumer is a frozen BatchNorm called once."""
     nodes = _calls(module)
-    often = [node.target for node in nodes]
+    often = [str(node.target) for node in nodes]
     layers = dict(module.named_modules(remove_duplicate=False))
     for node in nodes:
-        norm, source = layers[node.target], node.args[0] if node.args else None
+        norm, source = layers[str(node.target)], node.args[0] if node.args else None
         if not _is_frozen(norm) or not isinstance(source, fx.Node) or source not in nodes or len(source.users) > 1:
             continue
-        convolution = layers[source.target]
-        once = often.count(node.target) == often.count(source.target) == 1
-        if once and type(convolution) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and not _hooked(convolution, norm):
-            yield convolution, norm
+        convolution = layers[str(source.target)]
+        once = often.count(str(node.target)) == often.count(str(source.target)) == 1
+        if once and type(convolution) in _CONVOLUTIONS and not _hooked(convolution, norm):
+            yield cast(_ConvNd, convolution), cast(_BatchNorm, norm)
 
 
 def _calls(module: nn.Module) -> list[fx.Node]:

@@ -48,7 +48,7 @@ class KKT(Weighted):
         if self.labels == "learned":
             raise SimudyError("a margin needs class indices: set attack.labels=balanced")
         generator = torch.Generator().manual_seed(seed)
-        evidence, dummy = self.start(evidence, generator)
+        evidence, dummy = self.begin(evidence, generator)
         weights = self.new_weights(1, dummy, generator)
         return Combination(
             self,

@@ -33,7 +33,7 @@ class OneStep(Weighted):
             SimudyError: a setting does not fit the evidence.
         """
         generator = torch.Generator().manual_seed(seed)
-        evidence, dummy = self.start(evidence, generator)
+        evidence, dummy = self.begin(evidence, generator)
         weights = self.new_weights(len(self.POINTS), dummy, generator)
         return Combination(
             self,

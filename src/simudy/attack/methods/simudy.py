@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from simudy.attack.coordinates import Coefficients, Coordinates, coordinates_named
 from simudy.attack.distance import DISTANCES, position
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer import FirstLayer, solve
 from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import outside_box, pixel_range, total_variation
-from simudy.attack.span import Span
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct, Recompute
 from simudy.dynamics.gradient import Gradient, Reverse
@@ -35,7 +35,8 @@ class Simudy:
         position: weight of the distance between the displacements of the position embedding alone, for transformers.
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
-        images: ``pixels``, or ``span`` where the first layer is linear. labels, noise, learn, n: see ``new_dummy``.
+        images: ``pixels``, ``frequencies``, or ``span`` where the first layer is linear (see ``coordinates``).
+        decay: of the expected amplitude with frequency. labels, noise, start, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.
         clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other (released code: 20, 5),
             during the first ``clip_until`` of the iterations. Default: never.
@@ -51,9 +52,11 @@ class Simudy:
     tv: float = 0.0
     box: float = 0.0
     images: str = "pixels"
+    decay: float = 1.5
     labels: str | Tensor = "balanced"
     n: int | None = None
     noise: float = 0.5
+    start: Tensor | None = None
     learn: tuple[str, ...] = ()
     recipe: Recipe | None = None
     clip_above: float | None = None
@@ -72,31 +75,30 @@ class Simudy:
         """
         if self.distance not in DISTANCES:
             raise SimudyError(f"no distance {self.distance!r}: choose from {', '.join(DISTANCES)}")
-        if self.images not in ("pixels", "span"):
-            raise SimudyError(f"no image mode {self.images!r}: choose from pixels, span")
         evidence = dataclasses.replace(evidence, recipe=self.recipe or evidence.recipe)
-        span = Span.of(evidence) if self.images == "span" else None
+        coordinates = coordinates_named(self.images, evidence, decay=self.decay)
+        span = coordinates.span if isinstance(coordinates, Coefficients) else None
         dummy = new_dummy(
             evidence,
+            coordinates=coordinates,
             labels=self.labels,
             n=self.n or evidence.n or (span.rank if span else None),
             noise=self.noise,
+            start=self.start,
             learn=self.learn,
-            span=span,
             generator=torch.Generator().manual_seed(seed),
         )
-        return SimudyProblem(
-            self, span.reduce(evidence) if span else evidence, dummy, first=self._first(span, evidence)
-        )
+        first = self._first(coordinates, evidence)
+        return SimudyProblem(self, span.reduce(evidence) if span else evidence, dummy, first=first)
 
-    def _first(self, span: Span | None, evidence: Evidence) -> FirstLayer | None:
+    def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
         if self.damping is None and self.focus_after >= 1:
             return None
-        if span is None:
+        if not isinstance(coordinates, Coefficients):
             raise SimudyError(
                 "attack.damping and attack.focus_after need the span's coordinates: set dummy.images=span"
             )
-        return FirstLayer.of(span, evidence)
+        return FirstLayer.of(coordinates, evidence)
 
 
 class SimudyProblem(Problem):
@@ -117,7 +119,7 @@ class SimudyProblem(Problem):
         if self.first is not None:
             focus = progress >= s.focus_after
             if s.damping is not None:
-                c, scale = self.dummy.coefficients(), tree.norm(real)
+                c, scale = self.dummy.network_inputs(), tree.norm(real)
                 self.curvature = self.first.curvature(simulated, c, scale=scale, damping=s.damping, focus=focus)
             if focus:
                 simulated, real = self.first.focus(simulated), self.first.focus(real)
@@ -128,8 +130,8 @@ class SimudyProblem(Problem):
 
     def precondition(self) -> None:
         if self.curvature is not None and self.dummy.inputs.grad is not None:
-            leaf, factor = self.dummy.inputs, self.dummy.scale**2
-            step = solve(factor * self.curvature, self.dummy.inputs.grad.double())
+            leaf = self.dummy.inputs
+            step = solve(self.curvature, self.dummy.inputs.grad.double())
             leaf.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(leaf.dtype)
 
     def land(self, progress: float = 1.0) -> tree.Params:

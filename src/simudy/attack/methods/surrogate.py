@@ -41,7 +41,7 @@ class Surrogate(Weighted):
         """
         if not 0 <= self.alpha <= 1:
             raise SimudyError(f"attack.alpha={self.alpha}: give a point between θ0 and θf, in [0, 1]")
-        evidence, dummy = self.start(evidence, torch.Generator().manual_seed(seed))
+        evidence, dummy = self.begin(evidence, torch.Generator().manual_seed(seed))
         m = len(dummy.inputs)
         alpha = torch.logit(dummy.inputs.new_tensor(self.alpha))
         return Combination(

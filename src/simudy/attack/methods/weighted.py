@@ -9,12 +9,12 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from simudy.attack.coordinates import IMAGES, Coefficients, coordinates_named
 from simudy.attack.distance import DISTANCES
-from simudy.attack.dummy import IMAGES, Dummy, new_dummy
+from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import outside_box, pixel_range, total_variation
-from simudy.attack.span import Span
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.optim import SGD
@@ -34,7 +34,8 @@ class Weighted:
     Args:
         dummies: dummy images per training image; the surplus takes up what no image explains.
         n: number of training images. Default: the evidence's, or the rank of the span.
-        images, labels, noise: see ``new_dummy``. Given labels ``(n,)`` are dealt out again to the surplus.
+        images, decay: see ``coordinates``.
+        labels, noise, start: see ``new_dummy``. Given labels ``(n,)`` are dealt out again to the surplus.
         weights: the initial λ are uniform in this range ``(low, high)``.
         euclidean_until: fraction of the iterations before ``distance`` takes over.
         distance: ``cosine``, ``euclidean`` or ``layerwise``.
@@ -45,8 +46,10 @@ class Weighted:
     dummies: float = 2.0
     n: int | None = None
     images: str = "pixels"
+    decay: float = 1.5
     labels: str | Tensor = "balanced"
     noise: float = 0.5
+    start: Tensor | None = None
     weights: tuple[float, float] = (-0.5, 0.5)
     euclidean_until: float = 0.12
     distance: str = "cosine"
@@ -64,13 +67,14 @@ class Weighted:
         if self.dummies <= 0:
             raise SimudyError(f"attack.dummies={self.dummies}: give the dummies per training image, e.g. 2")
 
-    def start(self, evidence: Evidence, generator: torch.Generator) -> tuple[Evidence, Dummy]:
+    def begin(self, evidence: Evidence, generator: torch.Generator) -> tuple[Evidence, Dummy]:
         """The evidence, in the span's coordinates if asked for, and fresh dummies.
 
         Raises:
             SimudyError: the number of images is unknown, or a setting does not fit the evidence.
         """
-        span = Span.of(evidence) if self.images == "span" else None
+        coordinates = coordinates_named(self.images, evidence, decay=self.decay)
+        span = coordinates.span if isinstance(coordinates, Coefficients) else None
         n = self.n or evidence.n or (span.rank if span else None)
         if n is None:
             raise SimudyError("the number of images is unknown: set attack.n")
@@ -78,7 +82,15 @@ class Weighted:
         labels = self.labels
         if isinstance(labels, Tensor) and len(labels) == n:
             labels = labels[torch.arange(m) % n]
-        dummy = new_dummy(evidence, labels=labels, n=m, noise=self.noise, span=span, generator=generator)
+        dummy = new_dummy(
+            evidence,
+            coordinates=coordinates,
+            labels=labels,
+            n=m,
+            noise=self.noise,
+            start=self.start,
+            generator=generator,
+        )
         return (span.reduce(evidence) if span else evidence), dummy
 
     def new_weights(self, points: int, dummy: Dummy, generator: torch.Generator) -> Tensor:
@@ -129,7 +141,7 @@ class Combination(Problem):
 
     def _gradient(self, at: Params, weights: Tensor) -> Params:
         # A sum of weighted gradients is the gradient of the weighted sum: one backward pass, whatever m.
-        batch = (self.dummy.coefficients(), self.dummy.targets(), len(weights) * weights)
+        batch = (self.dummy.network_inputs(), self.dummy.targets(), len(weights) * weights)
         params, grads = self.settings.gradient.bind(self.loss, at, [batch], [SGD()])
         return grads(params, batch)
 

@@ -1,0 +1,154 @@
+"""What numbers an image is sought in: its pixels, its frequencies, or its coefficients in the first layer's span.
+
+The image is the same; the outer optimizer's steps are not. Each kind says what shape its leaf has, which images the
+leaf stands for and what the simulated run trains on. All leaves have entries of about the size of a normalised pixel,
+so the same noise and step sizes serve.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from simudy.attack.evidence import Evidence
+from simudy.attack.span import Span
+from simudy.errors import SimudyError
+
+IMAGES = ("pixels", "frequencies", "span")
+_OPPONENT = [[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]  # grey, red–blue, green–purple: orthogonal
+_OPPONENT_STD = [1.0, 0.35, 0.15]  # roughly what natural images have along them
+
+
+class Coordinates(Protocol):
+    """A linear map from a leaf ``(n, *shape)`` to normalised images ``(n, c, h, w)``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's leaf."""
+        ...
+
+    def images(self, leaf: Tensor) -> Tensor:
+        """The images that ``leaf`` stands for."""
+        ...
+
+    def inputs(self, leaf: Tensor) -> Tensor:
+        """What the simulated run trains on."""
+        ...
+
+    def leaf(self, images: Tensor) -> Tensor:
+        """The leaf of given images, or of those nearest to them in this space."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Normalised pixels ``(c, h, w)``."""
+
+    shape: tuple[int, ...]
+
+    def images(self, leaf: Tensor) -> Tensor:
+        return leaf
+
+    def inputs(self, leaf: Tensor) -> Tensor:
+        return leaf
+
+    def leaf(self, images: Tensor) -> Tensor:
+        return images
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """Cosine-transform coefficients ``(c, h, w)`` by (1 + f)^−decay, and colours along opponent axes.
+
+    Unit noise in the leaf is an image of unit variance with the spectrum of natural ones, and an optimizer that moves
+    every entry alike, as Adam does, settles the coarse before the fine. Field, Relations between the statistics
+    of natural images and the response properties of cortical cells, JOSA A 1987 (amplitudes fall as 1/f); Olah et al.,
+    Feature Visualization, Distill 2017 (the same change of variables).
+
+    Args:
+        shape: ``(c, h, w)``. decay: 0 treats all frequencies alike; f counts half-waves across the image.
+    """
+
+    shape: tuple[int, ...]
+    decay: float = 1.5
+
+    def images(self, leaf: Tensor) -> Tensor:
+        down, across, colours = (m.to(leaf) for m in self._transforms)
+        planes = down.mT @ (leaf * self._scale.to(leaf)) @ across
+        return torch.einsum("ncij,ck->nkij", planes, colours)
+
+    def inputs(self, leaf: Tensor) -> Tensor:
+        return self.images(leaf)
+
+    def leaf(self, images: Tensor) -> Tensor:
+        down, across, colours = (m.to(images) for m in self._transforms)
+        planes = torch.einsum("nkij,ck->ncij", images, colours)
+        return down @ planes @ across.mT / self._scale.to(images)
+
+    @cached_property
+    def _transforms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Orthonormal: to frequencies, down ``(h, h)`` and across ``(w, w)``, and to opponent colours ``(c, c)``."""
+        c, h, w = self.shape
+        opponent = torch.tensor(_OPPONENT, dtype=torch.float64)
+        return _cosines(h), _cosines(w), opponent / opponent.norm(dim=1, keepdim=True) if c == 3 else torch.eye(c)
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        """How large each coefficient is expected to be ``(c, h, w)``: root mean square 1."""
+        c, h, w = self.shape
+        f = (torch.arange(h)[:, None].square() + torch.arange(w).square()).double().sqrt()
+        colour = torch.tensor(_OPPONENT_STD if c == 3 else [1.0] * c, dtype=torch.float64)
+        scale = colour[:, None, None] * (1 + f) ** -self.decay
+        return scale / scale.square().mean().sqrt()
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Coefficients ``(r,)`` in the span, over a factor that makes them as large as pixels."""
+
+    span: Span
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.span.rank,)
+
+    @property
+    def scale(self) -> float:
+        return math.sqrt(self.span.basis.shape[1] / self.span.rank)
+
+    def images(self, leaf: Tensor) -> Tensor:
+        return self.span.images(self.inputs(leaf))
+
+    def inputs(self, leaf: Tensor) -> Tensor:
+        return self.scale * leaf
+
+    def leaf(self, images: Tensor) -> Tensor:
+        return self.span.coefficients(images) / self.scale
+
+
+def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> Coordinates:
+    """The coordinates called ``name`` for the evidence's images.
+
+    Raises:
+        SimudyError: no such name, or the first layer has no span.
+    """
+    if name == "pixels":
+        return Pixels(evidence.shape)
+    if name == "frequencies":
+        return Frequencies(evidence.shape, decay)
+    if name == "span":
+        return Coefficients(Span.of(evidence))
+    raise SimudyError(f"no image mode {name!r}: choose from {', '.join(IMAGES)}")
+
+
+def _cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) ``(size, size)``: row f has f half-waves."""
+    f, place = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64) + 0.5
+    waves = torch.cos(math.pi * f * place / size) * math.sqrt(2 / size)
+    waves[0] /= math.sqrt(2)
+    return waves

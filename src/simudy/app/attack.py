@@ -21,10 +21,12 @@ from simudy.analysis.metrics import WINDOW
 from simudy.app import settings
 from simudy.app.folder import Folder
 from simudy.app.identity import config_hash
+from simudy.app.memory import fitted
 from simudy.app.overview import overview
 from simudy.app.secret import Secret
 from simudy.app.watch import Watch
 from simudy.attack.evidence import Evidence
+from simudy.attack.methods.problem import Method
 from simudy.attack.reconstruct import Reconstruction, Search, reconstruct
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
@@ -37,8 +39,7 @@ def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: F
     if secret is not None:
         _require_scorable(evidence)
     evidence = evidence.to(device)
-    method, outer = settings.method(cfg, evidence, secret), settings.outer(cfg)
-    log.info(overview(evidence, method.problem(evidence, seed=cfg.seed), method, device=device))
+    method, outer = _posed(cfg, evidence, secret, device), settings.outer(cfg)
     watch = Watch(folder.checkpoint, cfg.intervals, outer.iterations)
     resume = watch.resume()
     with watch.at_work():
@@ -51,13 +52,21 @@ def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: F
 def rehearse(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> None:
     """Build everything, say what would happen, and take one outer step on a run of one epoch."""
     evidence = evidence.to(device)
-    method = settings.method(cfg, evidence, secret)
-    log.info(overview(evidence, method.problem(evidence, seed=cfg.seed), method, device=device))
+    method: Any = _posed(cfg, evidence, secret, device)
     if known := getattr(method, "recipe", None):
         method = dataclasses.replace(method, recipe=dataclasses.replace(known, epochs=1, schedule=None))  # type: ignore
     search = Search(method.problem(evidence, seed=cfg.seed), settings.outer(cfg))
     search.step()
     log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
+
+
+def _posed(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> Method:
+    """The method, in a form that fits the device; says what is about to happen."""
+    method = settings.method(cfg, evidence, secret)
+    problem = method.problem(evidence, seed=cfg.seed)
+    method = fitted(method, evidence, n=len(problem.variables()["images"]), device=device, limit=cfg.memory)
+    log.info(overview(evidence, problem, method, device=device))
+    return method
 
 
 def _require_scorable(evidence: Evidence) -> None:

@@ -127,6 +127,7 @@ class Config:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     cache: str = "~/.cache/simudy"
+    memory: float | None = None
 
 
 CHOICES = {

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # Where a run reports, stores and is called does not change what it finds. The tasks below are stages of one run.
-IRRELEVANT = ("hydra", "name", "intervals", "cache", "dry_run")
+IRRELEVANT = ("hydra", "name", "intervals", "cache", "memory", "dry_run")
 VICTIM = ("seed", "data", "model", "inner", "recipe", "victim", "evidence")  # what the evidence depends on
 STAGES = ("run", "victim", "reconstruct", "score")
 

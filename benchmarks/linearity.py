@@ -2,7 +2,7 @@
 
 MLPs start from random weights; the ResNet is pretrained on other images and gets a new head, as in the paper.
 
-python benchmarks/linearity.py --root DATA [--widths 200 500] [--resnet-width 16] [--resnet-size 16] [--epochs 20]
+python benchmarks/linearity.py --root DATA [--widths 200 500] [--resnet-width 16] [--resnet-size 16] [--device cpu]
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ def pretrain(net: ResNet, *, root: str, size: int, epochs: int) -> ResNet:
     return net
 
 
-def row(name: str, module: nn.Module, *, root: str, size: int, epochs: int, n: int, paper: object) -> None:
+def row(name: str, module: nn.Module, *, root: str, size: int, epochs: int, n: int, paper: object, device: str) -> None:
     splits = Cifar10(root=root, n=n, size=size, heldout=0).load(seed=0)
-    images = splits.normalisation.normalise(splits.victim.images)
+    images, labels = splits.normalisation.normalise(splits.victim.images).to(device), splits.victim.labels.to(device)
     recipe = Recipe(optimizer=SGD(lr=0.01), epochs=epochs)
-    found = run_linearity(module.eval(), images, splits.victim.labels, recipe)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    found = run_linearity(module.eval().to(device), images, labels, recipe)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (torch.cuda.max_memory_allocated() if device == "cuda" else resident) / 2**30
     figures = f"{found['m_lin']:.4f} | {paper} | {found['parameters']:,} | {found['seconds']:.1f} s | {peak:.1f} GiB"
     print(f"| {name} | {figures} |", flush=True)
 
@@ -56,10 +57,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    common = {"root": args.root, "epochs": args.epochs, "n": args.n}
+    common = {"root": args.root, "epochs": args.epochs, "n": args.n, "device": args.device}
     print("| model | M_lin | paper | parameters | time | peak memory |\n|---|---|---|---|---|---|")
     for width in args.widths:
         torch.manual_seed(args.seed)

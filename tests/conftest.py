@@ -33,6 +33,12 @@ class Outcome(NamedTuple):
         return lines[0].removeprefix("simudy: error: ")
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """What a test draws without a generator of its own does not depend on which tests ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def cli(capsys, tmp_path, monkeypatch) -> Callable[..., Outcome]:
     """``cli("key=value", …)``: a tiny run in this process, in an empty working directory."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from conftest import result
+from conftest import TINY, result
 
 from simudy.app.sweep_cli import main, summarise
 from simudy.app.sweep_jobs import read_jobs, swept_keys
@@ -141,3 +146,29 @@ def test_twelve_jobs_stopped_half_way(cli, tmp_path, monkeypatch):
     page = (tmp_path / "s/index.html").read_text()
     assert page.count("gallery.png") == 8
     assert all(result(path.parent)["status"] == "finished" for path in finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_killed_outright_runs_what_is_missing(tmp_path, launcher):
+    """SIGKILL to the sweep and its workers once three of twelve jobs are done; the same command then does the rest."""
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    options = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    said = ["-m", "seed=range(6)", "distance=cosine,manhattan", "hydra.sweep.dir=s", *options, *TINY]
+    command = [sys.executable, "-c", "from simudy.app.cli import main; main()", *said]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    while len(list(tmp_path.glob("s/*/result.json"))) < 3 and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("s/*/result.json")}
+    assert 3 <= len(finished) < 6
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and again.stdout.count("already finished") == len(finished)
+    assert again.stdout.count("failed: s/") == 6 and "no distance 'manhattan'" in again.stdout
+    assert len(list(tmp_path.glob("s/*/result.json"))) == 6
+    assert all(path.stat().st_mtime_ns == at for path, at in finished.items())

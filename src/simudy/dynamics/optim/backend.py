@@ -47,9 +47,10 @@ def with_backend(rule: Rule, backend: str) -> Rule:
     """``rule`` with its innermost rules computed by ``native``, ``torchopt`` or ``higher``; wrappers stay ours.
 
     Values and hyper-gradients are those of the native rule, with these differences: TorchOpt's adam, adamw, adagrad
-    and rmsprop give NaN hyper-gradients where a gradient is exactly zero, and fail under ``vmap``; its bias corrections
-    and ``lr_decay`` are computed in the default dtype, mostly float32 (1e-6 relative); ``higher`` applies the ε of Adam
-    before the bias correction, so that results differ by the order of ε/|g|.
+    and rmsprop give NaN hyper-gradients where a gradient is exactly zero; its bias corrections and ``lr_decay`` are
+    computed in the default dtype, mostly float32 (1e-6 relative); ``higher`` applies the ε of Adam before the bias
+    correction, so that results differ by the order of ε/|g|. Under ``vmap`` TorchOpt has sgd and adagrad alone,
+    ``higher`` all but Adadelta.
 
     Raises:
         SimudyError: the back end has no such rule, lacks an option in use, or differentiates it wrongly.

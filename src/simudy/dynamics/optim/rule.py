@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
@@ -57,3 +58,8 @@ class PerTensor(Rule):
 def is_on(value: Scalar) -> bool:
     """Whether a term takes part: a tensor always does (it may be learned), a number when it is not zero."""
     return isinstance(value, Tensor) or value != 0
+
+
+def less(param: Tensor, lr: Scalar, direction: Tensor) -> Tensor:
+    """θ − η·d; where η is a number, in one pass over the memory, forward and back."""
+    return param - lr * direction if isinstance(lr, Tensor) else torch.add(param, direction, alpha=-lr)

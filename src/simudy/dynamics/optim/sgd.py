@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying
-from simudy.dynamics.optim.rule import Scalar, is_on
+from simudy.dynamics.optim.rule import Scalar, is_on, less
 
 
 @dataclass
@@ -44,7 +44,7 @@ class SGD(Decaying):
     def step(self, grad: Tensor, state: Tensor | None, param: Tensor) -> tuple[Tensor, Tensor | None]:
         grad, param = self.decayed(grad, param)
         if not is_on(self.momentum):
-            return param - self.lr * grad, None
+            return less(param, self.lr, grad), None
         buffer = grad if state is None else self.momentum * state + (1 - self.dampening) * grad
         direction = grad + self.momentum * buffer if self.nesterov else buffer
-        return param - self.lr * direction, buffer
+        return less(param, self.lr, direction), buffer

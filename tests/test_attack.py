@@ -206,7 +206,7 @@ def test_span_refuses_what_leaves_it():
     torch.manual_seed(0)
     model = StatelessModel(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)))
     final = tree.map(lambda p: p + torch.randn_like(p), model.params)
-    with pytest.raises(SimudyError, match=r"not linear.*dummy.images=pixels"):
+    with pytest.raises(SimudyError, match=r"not linear.*dummy.images=frequencies or pixels"):
         Span.of(Evidence(model, model.params, final, Recipe(), SHAPE, 3, 2))
     with pytest.raises(SimudyError, match=r"dummy.images=span"):
         Simudy(damping=0.01).problem(trained()[0], seed=0)

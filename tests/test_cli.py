@@ -126,7 +126,7 @@ def test_a_rule_and_a_model_of_ones_own(cli, tmp_path):
     assert "Net with 337 parameters" in outcome.out
     assert "inner.beta=high: give a number" in cli(*small, *rule[:1], "+inner.beta=high", tiny=False).error
     assert "SignSGD takes no 'betta': did you mean beta?" in cli(*small, *rule[:1], "+inner.betta=1", tiny=False).error
-    assert "set dummy.images=pixels" in cli(*small, *rule[:2], tiny=False).error
+    assert "set dummy.images=frequencies or pixels" in cli(*small, *rule[:2], tiny=False).error
 
 
 def test_a_pretrained_victim_is_cached(cli, tmp_path):

@@ -19,7 +19,7 @@ from simudy.dynamics.optim import Rule
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-_NOT_LINEAR = "the model's first layer is not linear in the flattened image: set dummy.images=pixels"
+_NOT_LINEAR = "the model's first layer is not linear in the flattened image: set dummy.images=frequencies or pixels"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def first_linear(evidence: Evidence) -> str:
     rules: list[Rule] = evidence.recipe.rules(evidence.n or 1)
     if not all(rule.spans_gradients for rule in rules):
         raise SimudyError(
-            f"{type(rules[0]).__name__} moves weights out of the gradients' span: set dummy.images=pixels"
+            f"{type(rules[0]).__name__} moves weights out of the gradients' span: set dummy.images=frequencies or pixels"
         )
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)

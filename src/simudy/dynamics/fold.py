@@ -2,7 +2,8 @@
 
 In eval mode BatchNorm is y ↦ s·y + t by channel, with s = γ/√(σ² + ε) and t = β − μs. After a convolution with weight W
 and bias b that is a convolution with weight sW and bias sb + t, exactly. γ and β keep their gradients, which now come
-from the weight instead of from every activation, in each derivative anew.
+from the weight instead of from every activation, in each derivative anew. Where the weight is the larger of the two
+nothing would be gained, and the pair is computed as it stands.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ def fold_frozen_norms(module: nn.Module) -> None:
 
 
 def _folded(convolution: _ConvNd, norms: list[_BatchNorm], inputs: Tensor) -> Tensor:
-    scale, shift = _affine(norms[0])
+    norm = norms[0]
+    if inputs.numel() < convolution.weight.numel():  # then it is cheaper to pass over the activations
+        plain = convolution._conv_forward(inputs, convolution.weight, convolution.bias)
+        return type(norm).forward(norm, plain)
+    scale, shift = _affine(norm)
     weight = convolution.weight * scale.view(-1, *[1] * (convolution.weight.ndim - 1))
     bias = shift if convolution.bias is None else convolution.bias * scale + shift
     return convolution._conv_forward(inputs, weight, bias)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -78,33 +78,34 @@ class Frequencies:
     decay: float = 1.5
 
     def images(self, leaf: Tensor) -> Tensor:
-        down, across, colours = (m.to(leaf) for m in self._transforms)
-        planes = down.mT @ (leaf * self._scale.to(leaf)) @ across
-        return torch.einsum("ncij,ck->nkij", planes, colours)
+        down, across, colours, scale = _maps(self, leaf.dtype, leaf.device)
+        return torch.einsum("ncij,ck->nkij", down.mT @ (leaf * scale) @ across, colours)
 
     def inputs(self, leaf: Tensor) -> Tensor:
         return self.images(leaf)
 
     def leaf(self, images: Tensor) -> Tensor:
-        down, across, colours = (m.to(images) for m in self._transforms)
-        planes = torch.einsum("nkij,ck->ncij", images, colours)
-        return down @ planes @ across.mT / self._scale.to(images)
+        down, across, colours, scale = _maps(self, images.dtype, images.device)
+        return down @ torch.einsum("nkij,ck->ncij", images, colours) @ across.mT / scale
 
-    @cached_property
-    def _transforms(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Orthonormal: to frequencies, down ``(h, h)`` and across ``(w, w)``, and to opponent colours ``(c, c)``."""
-        c, h, w = self.shape
-        opponent = torch.tensor(_OPPONENT, dtype=torch.float64)
-        return _cosines(h), _cosines(w), opponent / opponent.norm(dim=1, keepdim=True) if c == 3 else torch.eye(c)
 
-    @cached_property
-    def _scale(self) -> Tensor:
-        """How large each coefficient is expected to be ``(c, h, w)``: root mean square 1."""
-        c, h, w = self.shape
-        f = (torch.arange(h)[:, None].square() + torch.arange(w).square()).double().sqrt()
-        colour = torch.tensor(_OPPONENT_STD if c == 3 else [1.0] * c, dtype=torch.float64)
-        scale = colour[:, None, None] * (1 + f) ** -self.decay
-        return scale / scale.square().mean().sqrt()
+@lru_cache(maxsize=8)  # once: a copy to a GPU in every outer step would make the step wait for it
+def _maps(frequencies: Frequencies, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Orthonormal maps to frequencies ``(h, h)``, ``(w, w)`` and to opponent colours ``(c, c)``, and the scale."""
+    c, h, w = frequencies.shape
+    opponent = torch.tensor(_OPPONENT, dtype=torch.float64)
+    colours = opponent / opponent.norm(dim=1, keepdim=True) if c == 3 else torch.eye(c)
+    maps = _cosines(h), _cosines(w), colours, _scale(frequencies)
+    return tuple(m.to(device, dtype) for m in maps)
+
+
+def _scale(frequencies: Frequencies) -> Tensor:
+    """How large each coefficient is expected to be ``(c, h, w)``: root mean square 1."""
+    c, h, w = frequencies.shape
+    f = (torch.arange(h)[:, None].square() + torch.arange(w).square()).double().sqrt()
+    colour = torch.tensor(_OPPONENT_STD if c == 3 else [1.0] * c, dtype=torch.float64)
+    scale = colour[:, None, None] * (1 + f) ** -frequencies.decay
+    return scale / scale.square().mean().sqrt()
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,9 @@ def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> C
         SimudyError: no such name, or the first layer has no span.
     """
     if name == "pixels":
-        return Pixels(evidence.shape)
+        return Pixels(tuple(evidence.shape))
     if name == "frequencies":
-        return Frequencies(evidence.shape, decay)
+        return Frequencies(tuple(evidence.shape), decay)
     if name == "span":
         return Coefficients(Span.of(evidence))
     raise SimudyError(f"no image mode {name!r}: choose from {', '.join(IMAGES)}")

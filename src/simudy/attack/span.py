@@ -86,9 +86,8 @@ def first_linear(evidence: Evidence) -> str:
     """
     rules: list[Rule] = evidence.recipe.rules(evidence.n or 1)
     if not all(rule.spans_gradients for rule in rules):
-        raise SimudyError(
-            f"{type(rules[0]).__name__} moves weights out of the gradients' span: set dummy.images=frequencies or pixels"
-        )
+        rule = type(rules[0]).__name__
+        raise SimudyError(f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or pixels")
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
     if name is None or evidence.initial[name].dim() != 2 or evidence.initial[name].shape[1] != size:

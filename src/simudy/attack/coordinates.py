@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,29 +23,35 @@ _OPPONENT = [[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]  # grey, redâ€
 _OPPONENT_STD = [1.0, 0.35, 0.15]  # roughly what natural images have along them
 
 
-class Coordinates(Protocol):
-    """A linear map from a leaf ``(n, *shape)`` to normalised images ``(n, c, h, w)``."""
+class Coordinates:
+    """Base: a linear map from a leaf ``(n, *shape)`` to normalised images ``(n, c, h, w)``."""
+
+    shape: tuple[int, ...]  # of one image's leaf
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one image's leaf."""
-        ...
+    def count(self) -> int | None:
+        """The number of training images, if the coordinates tell it."""
+        return None
+
+    def reduced(self, evidence: Evidence) -> Evidence:
+        """The run as the coordinates' ``inputs`` take part in it."""
+        return evidence
 
     def images(self, leaf: Tensor) -> Tensor:
         """The images that ``leaf`` stands for."""
-        ...
+        raise NotImplementedError
 
     def inputs(self, leaf: Tensor) -> Tensor:
-        """What the simulated run trains on."""
-        ...
+        """What the simulated run trains on: the images, unless the run is reduced."""
+        return self.images(leaf)
 
     def leaf(self, images: Tensor) -> Tensor:
         """The leaf of given images, or of those nearest to them in this space."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Coordinates):
     """Normalised pixels ``(c, h, w)``."""
 
     shape: tuple[int, ...]
@@ -54,15 +59,12 @@ class Pixels:
     def images(self, leaf: Tensor) -> Tensor:
         return leaf
 
-    def inputs(self, leaf: Tensor) -> Tensor:
-        return leaf
-
     def leaf(self, images: Tensor) -> Tensor:
         return images
 
 
 @dataclass(frozen=True)
-class Frequencies:
+class Frequencies(Coordinates):
     """Cosine-transform coefficients ``(c, h, w)`` by (1 + f)^âˆ’decay, and colours along opponent axes.
 
     Unit noise in the leaf is an image of unit variance with the spectrum of natural ones, and an optimizer that moves
@@ -80,9 +82,6 @@ class Frequencies:
     def images(self, leaf: Tensor) -> Tensor:
         down, across, colours, scale = _maps(self, leaf.dtype, leaf.device)
         return torch.einsum("ncij,ck->nkij", down.mT @ (leaf * scale) @ across, colours)
-
-    def inputs(self, leaf: Tensor) -> Tensor:
-        return self.images(leaf)
 
     def leaf(self, images: Tensor) -> Tensor:
         down, across, colours, scale = _maps(self, images.dtype, images.device)
@@ -109,14 +108,21 @@ def _scale(frequencies: Frequencies) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class Coefficients(Coordinates):
     """Coefficients ``(r,)`` in the span, over a factor that makes them as large as pixels."""
 
     span: Span
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return (self.span.rank,)
+
+    @property
+    def count(self) -> int:
+        return self.span.rank
+
+    def reduced(self, evidence: Evidence) -> Evidence:
+        return self.span.reduce(evidence)
 
     @property
     def scale(self) -> float:

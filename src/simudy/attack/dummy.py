@@ -78,7 +78,7 @@ def new_dummy(
         coordinates: what the images are sought in. Default: pixels.
         labels: ``"balanced"`` (equal count per class, overall and in each batch, at random, fixed), ``"learned"`` (soft
             labels, from near uniform), or the labels themselves ``(n,)``.
-        n: how many. Default: what the evidence says.
+        n: how many. Default: what the evidence says, or the coordinates tell.
         noise: standard deviation of the initial leaf.
         start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: any the attacker has, of other origin.
         learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
@@ -86,11 +86,8 @@ def new_dummy(
     Raises:
         SimudyError: the number of images is unknown, labels or ``start`` do not fit it, or a mode has another name.
     """
-    n = n or evidence.n
-    if n is None:
-        raise SimudyError("the number of images is unknown: set attack.n")
-    weight = next(iter(evidence.initial.values()))
     space: Coordinates = coordinates or Pixels(evidence.shape)
+    n, weight = n or known_count(evidence, space), next(iter(evidence.initial.values()))
     inputs = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
     if start is not None:
         inputs = inputs + space.leaf(_first(start, n, evidence.shape).to(weight))
@@ -102,6 +99,17 @@ def new_dummy(
         logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
         coordinates=space,
     )
+
+
+def known_count(evidence: Evidence, coordinates: Coordinates) -> int:
+    """The number of training images.
+
+    Raises:
+        SimudyError: neither the evidence says it nor the coordinates.
+    """
+    if (n := evidence.n or coordinates.count) is None:
+        raise SimudyError("the number of images is unknown: set attack.n")
+    return n
 
 
 def _first(start: Tensor, n: int, shape: tuple[int, ...]) -> Tensor:

@@ -77,19 +77,18 @@ class Simudy:
             raise SimudyError(f"no distance {self.distance!r}: choose from {', '.join(DISTANCES)}")
         evidence = dataclasses.replace(evidence, recipe=self.recipe or evidence.recipe)
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
-        span = coordinates.span if isinstance(coordinates, Coefficients) else None
         dummy = new_dummy(
             evidence,
             coordinates=coordinates,
             labels=self.labels,
-            n=self.n or evidence.n or (span.rank if span else None),
+            n=self.n,
             noise=self.noise,
             start=self.start,
             learn=self.learn,
             generator=torch.Generator().manual_seed(seed),
         )
         first = self._first(coordinates, evidence)
-        return SimudyProblem(self, span.reduce(evidence) if span else evidence, dummy, first=first)
+        return SimudyProblem(self, coordinates.reduced(evidence), dummy, first=first)
 
     def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
         if self.damping is None and self.focus_after >= 1:

@@ -9,9 +9,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from simudy.attack.coordinates import IMAGES, Coefficients, coordinates_named
+from simudy.attack.coordinates import IMAGES, coordinates_named
 from simudy.attack.distance import DISTANCES
-from simudy.attack.dummy import Dummy, new_dummy
+from simudy.attack.dummy import Dummy, known_count, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import outside_box, pixel_range, total_variation
@@ -74,24 +74,12 @@ class Weighted:
             SimudyError: the number of images is unknown, or a setting does not fit the evidence.
         """
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
-        span = coordinates.span if isinstance(coordinates, Coefficients) else None
-        n = self.n or evidence.n or (span.rank if span else None)
-        if n is None:
-            raise SimudyError("the number of images is unknown: set attack.n")
-        m = max(1, round(self.dummies * n))
-        labels = self.labels
+        n = self.n or known_count(evidence, coordinates)
+        m, labels = max(1, round(self.dummies * n)), self.labels
         if isinstance(labels, Tensor) and len(labels) == n:
             labels = labels[torch.arange(m) % n]
-        dummy = new_dummy(
-            evidence,
-            coordinates=coordinates,
-            labels=labels,
-            n=m,
-            noise=self.noise,
-            start=self.start,
-            generator=generator,
-        )
-        return (span.reduce(evidence) if span else evidence), dummy
+        options = {"labels": labels, "noise": self.noise, "start": self.start, "generator": generator}
+        return coordinates.reduced(evidence), new_dummy(evidence, coordinates=coordinates, n=m, **options)
 
     def new_weights(self, points: int, dummy: Dummy, generator: torch.Generator) -> Tensor:
         """The initial λ ``(points, m)``: a leaf."""

@@ -1,10 +1,11 @@
 """One outer iteration of the attack beside the paper's flat unroll: time and peak memory, side by side in one run.
 
-The attack runs as configured: images in the span and factored weights for the MLPs, forward-over-reverse for the
-ResNet; the reference keeps pixels, a flat θ and the whole graph. Both simulate the same run and take the gradient of
-the cosine distance. The MLP reference also pays for its 3,072 pixels an image: that it must is the point.
+The attack runs as configured: images in the span and factored weights for the MLPs, for the ResNet the whole graph or,
+lean, forward over reverse; the reference keeps pixels, a flat θ and the whole graph. Both simulate the same run and
+take the gradient of the cosine distance. The MLP reference also pays for its 3,072 pixels an image: that it must is the
+point.
 
-python benchmarks/outer.py [--cases mlp20 mlp100 mlp4000 resnet] [--device cpu] [--repeats 5] [--threads 1]
+python benchmarks/outer.py [--cases mlp20 mlp100 mlp4000 resnet resnet-lean] [--device cpu] [--repeats 5] [--threads 1]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from simudy.dynamics import tree
 from simudy.victim.models import MLP, ResNet
 
 SHAPE = (3, 32, 32)
+DEFAULT = ["mlp20", "mlp100", "mlp4000", "resnet", "resnet-lean"]
 
 
 @dataclass
@@ -42,7 +44,8 @@ CASES = {
     "mlp20x20": Case(lambda: MLP(SHAPE), n=20, epochs=20),
     "mlp100": Case(lambda: MLP(SHAPE), n=100, epochs=8),
     "mlp4000": Case(lambda: MLP(SHAPE, width=4000), n=20, epochs=8),
-    "resnet": Case(lambda: ResNet(SHAPE, width=16).eval(), n=20, epochs=20, method=Simudy(gradient=Mixed())),
+    "resnet": Case(lambda: ResNet(SHAPE, width=16).eval(), n=20, epochs=20, method=Simudy()),
+    "resnet-lean": Case(lambda: ResNet(SHAPE, width=16).eval(), n=20, epochs=20, method=Simudy(gradient=Mixed())),
     "tiny": Case(lambda: MLP(SHAPE, width=8), n=4, epochs=2),
 }
 
@@ -96,7 +99,7 @@ def compare(name: str, *, device: str, repeats: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="*", choices=CASES, default=["mlp20", "mlp100", "mlp4000", "resnet"])
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=DEFAULT)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)

@@ -71,8 +71,8 @@ def reference(case: Case, evidence: Evidence) -> Callable[[], object]:
     images = torch.randn(case.n, *SHAPE, device=evidence.initial[next(iter(evidence.initial))].device).requires_grad_()
     labels = (torch.arange(case.n) % 10).to(images.device)
     moved = tree.sub(evidence.final, evidence.initial)
-    model = evidence.model
-    task = Task(model, model.module, evidence.initial, images, labels, moved, steps=case.epochs)
+    module = case.module().to(images.device)  # as it comes: the copy in the evidence has its norms folded away
+    task = Task(evidence.model, module, evidence.initial, images, labels, moved, steps=case.epochs)
     return lambda: torch.autograd.grad(flat(task), images)
 
 

@@ -235,6 +235,7 @@ def test_frequencies_lose_nothing_and_look_like_images(shape):
     leaf = torch.randn(400, *shape, generator=generator, dtype=torch.float64)
     images = frequencies.images(leaf)
     torch.testing.assert_close(frequencies.leaf(images), leaf)
+    assert images.is_contiguous()  # see `_mixed`
     assert float(images.square().mean()) == pytest.approx(1, rel=0.1)
     assert float((images[..., 1:] * images[..., :-1]).mean()) > 0.5
     flat = Frequencies(shape, decay=0.0).images(leaf)
@@ -285,6 +286,47 @@ def test_a_learned_learning_rate_finds_the_true_one():
     while search.status == "running":
         search.step()
     assert search.result("finished").learned["lr"] == pytest.approx(0.5, rel=1e-2)
+
+
+# --- the growing horizon
+
+
+@pytest.mark.parametrize("name", ["full batch", "mini-batches", "momentum", "schedule"])
+def test_the_horizon_grows_to_the_whole_run(name):
+    """From a quarter of the steps, which together go as far as all; from ``grow_until`` on the run is the true one."""
+    evidence, truth, labels = trained(RECIPES[name])
+    growing = Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0)
+    whole = Simudy(labels=labels).problem(evidence, seed=0)
+    steps = evidence.recipe.steps(N)
+    seen = [len(growing._rules(progress)) for progress in (0.0, 0.2, 0.4, 0.5, 0.9)]
+    assert seen == sorted(seen) and seen[0] == math.ceil(steps / 4) and seen[-2:] == [steps, steps]
+    total = sum(rule.lr for rule in evidence.recipe.rules(N))
+    assert sum(rule.lr for rule in growing._rules(0.0)) == pytest.approx(total, rel=0.5)
+    torch.testing.assert_close(growing.land(0.5), whole.land(0.5), rtol=0, atol=0)
+    with torch.no_grad():
+        growing.dummy.inputs.copy_(truth)
+        coarse, other = growing.objective(0.0)[1], whole.objective(0.0)[1]
+    assert 0 < float(coarse) < 0.5 * float(other)
+
+
+def test_the_best_is_of_the_last_stage():
+    """An objective over a shorter horizon is no measure of one over a longer: the best starts anew."""
+    evidence, _, labels = trained()
+    search = Search(Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0), Outer(lr=0.1, iterations=10))
+    stages = [search._stage(i) for i in range(1, 11)]
+    assert len(set(stages)) > 1 and len(set(stages[5:])) == 1
+    for i in range(5):
+        search.best["objective"] = torch.tensor(-1.0, dtype=torch.float64)  # better than any that comes
+        search.step()
+        new = stages[i] != stages[max(i - 1, 0)]
+        assert (float(search.best["objective"]) > 0) is new
+    lax = Search(Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0), Outer(iterations=10, tolerance=9.0))
+    lax.step()
+    assert lax.status == "running"
+    while lax.status == "running":
+        lax.step()
+    assert lax.status == "converged"
+    assert lax._stage(lax.iteration - 1) != lax._stage(lax.iteration) == lax._stage(10)  # as soon as it counts
 
 
 # --- the outer loop

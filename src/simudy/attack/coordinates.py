@@ -81,11 +81,17 @@ class Frequencies(Coordinates):
 
     def images(self, leaf: Tensor) -> Tensor:
         down, across, colours, scale = _maps(self, leaf.dtype, leaf.device)
-        return torch.einsum("ncij,ck->nkij", down.mT @ (leaf * scale) @ across, colours)
+        return _mixed(colours.mT, down.mT @ (leaf * scale) @ across)
 
     def leaf(self, images: Tensor) -> Tensor:
         down, across, colours, scale = _maps(self, images.dtype, images.device)
-        return down @ torch.einsum("nkij,ck->ncij", images, colours) @ across.mT / scale
+        return down @ _mixed(colours, images) @ across.mT / scale
+
+
+def _mixed(matrix: Tensor, planes: Tensor) -> Tensor:
+    # By a product rather than einsum, whose result has its channels innermost: on a CPU the derivatives of torch's
+    # convolutions then write out of bounds where channels are few.
+    return (matrix @ planes.flatten(2)).unflatten(2, planes.shape[2:])
 
 
 @lru_cache(maxsize=8)  # once: a copy to a GPU in every outer step would make the step wait for it

@@ -96,6 +96,8 @@ class Search:
         self.optimizer.step(partial(self._closure, seen))  # type: ignore[arg-type]
         self.scheduler.step()
         objective, distance, finite = seen[0]
+        if self._stage(self.iteration + 1) != self._stage(self.iteration):
+            self.best |= _scores(float("inf"), objective.device)  # what was best by another measure is not any more
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 leaf.copy_(torch.where(finite, leaf, before[name]))
@@ -114,7 +116,8 @@ class Search:
         """``running`` until the search ends; then ``converged``, ``diverged`` or ``finished``."""
         if self.refused >= PATIENCE:
             return "diverged"
-        if self.history and self.history[-1]["distance"] <= self.outer.tolerance:
+        near = self.history and self.history[-1]["distance"] <= self.outer.tolerance
+        if near and self._stage(self.iteration) == self._stage(self.outer.iterations):
             return "converged"
         return "finished" if self.iteration >= self.outer.iterations else "running"
 
@@ -162,6 +165,10 @@ class Search:
             grad.copy_(torch.where(finite, grad, 0.0))
         seen.append((objective.detach(), distance.detach(), finite))
         return objective.detach()
+
+    def _stage(self, iteration: int) -> object:
+        """What the objective of this iteration, counted from 1, means."""
+        return self.problem.stage(max(iteration - 1, 0) / self.outer.iterations)
 
     def _read(self) -> None:
         """Fetch what was measured since the last time."""

@@ -50,8 +50,10 @@ class StatelessModel:
 
     def __call__(self, params: Params, images: Tensor) -> Tensor:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
+        # Images with their channels innermost: torch's CPU convolutions of few channels then write out of bounds in
+        # their second derivative.
         with _twice_differentiable_attention():
-            return torch.func.functional_call(self.module, {**self._fresh_buffers(), **params}, (images,))
+            return torch.func.functional_call(self.module, {**self._fresh_buffers(), **params}, (images.contiguous(),))
 
     def loss(self, params: Params, batch: tuple[Tensor, ...]) -> Tensor:
         """Mean criterion over ``batch = (images, labels)``, or ``mean(w·ℓ)`` for ``(images, labels, w)``: a scalar."""

@@ -20,6 +20,10 @@ class Problem(Protocol):
         """``(objective, distance)``, scalars, at ``progress`` in [0, 1) through the iterations."""
         ...
 
+    def stage(self, progress: float) -> object:
+        """What the objective means at this point: only objectives of one stage are compared. Default: one for all."""
+        return None
+
     def images(self) -> Tensor:
         """Normalised images ``(m, c, h, w)`` at the present variables."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,8 @@ from simudy.attack.prior import outside_box, pixel_range, total_variation
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct, Recompute
 from simudy.dynamics.gradient import Gradient, Reverse
-from simudy.dynamics.optim import Clipped
+from simudy.dynamics.optim import Clipped, Rule
+from simudy.dynamics.optim.schedule import scaled
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
@@ -42,6 +44,9 @@ class Simudy:
             during the first ``clip_until`` of the iterations. Default: never.
         damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see ``FirstLayer``), damped by this
             fraction of the mean curvature; then the outer optimizer is SGD with ``lr`` near 0.3. Default: off.
+        grow_until: over this first part of the iterations the simulated horizon grows, from a quarter of the steps on.
+            A shorter run takes proportionally longer steps, so that it lands about where the whole one does. Default:
+            all steps from the first iteration on.
         focus_after: from this fraction of the iterations on, compare the first layer's displacement within the column
             space of the real one only (see ``FirstLayer``). Needs ``images="span"``.
         adjoint, gradient: how the run is differentiated.
@@ -64,6 +69,7 @@ class Simudy:
     clip_until: float = 0.25
     damping: float | None = None
     focus_after: float = 1.0
+    grow_until: float = 0.0
     adjoint: Direct | Recompute = field(default_factory=Direct)
     gradient: Gradient = field(default_factory=Reverse)
 
@@ -133,12 +139,15 @@ class SimudyProblem(Problem):
             step = solve(self.curvature, self.dummy.inputs.grad.double())
             leaf.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(leaf.dtype)
 
+    def stage(self, progress: float) -> object:
+        return self._steps(progress), progress >= self.settings.focus_after
+
     def land(self, progress: float = 1.0) -> tree.Params:
         """Where the simulated run ends: θ̂f."""
         return simulate(
             self.evidence.model.loss,
             self.evidence.initial,
-            self.dummy.batches(self.recipe),
+            self.dummy.batches(self.recipe)[: self._steps(progress)],
             self._rules(progress),
             adjoint=self.settings.adjoint,
             gradient=self.settings.gradient,
@@ -150,8 +159,14 @@ class SimudyProblem(Problem):
     def labels(self) -> Tensor:
         return self.dummy.targets()
 
-    def _rules(self, progress: float) -> list:
-        rules, s = self.dummy.rules(self.recipe), self.settings
+    def _steps(self, progress: float) -> int:
+        """How many steps are simulated."""
+        whole, grown = self.recipe.steps(len(self.dummy.inputs)), self.settings.grow_until
+        return whole if progress >= grown else math.ceil(whole * (1 + 3 * progress / grown) / 4)
+
+    def _rules(self, progress: float) -> list[Rule]:
+        s, steps = self.settings, self._steps(progress)
+        rules = _stretched(self.dummy.rules(self.recipe), steps)
         if s.clip_above is None or progress >= s.clip_until:
             return rules
         return [Clipped(rule, max_norm=s.clip_above, rescale_to=s.clip_to) for rule in rules]
@@ -162,3 +177,11 @@ class SimudyProblem(Problem):
             return 0.0
         images = self.dummy.images()
         return s.tv * total_variation(images) + (s.box * outside_box(images, self.low, self.high) if s.box else 0.0)
+
+
+def _stretched(rules: list[Rule], steps: int) -> list[Rule]:
+    """``steps`` of the rules, evenly chosen, that together go as far as all of them."""
+    if steps == len(rules):
+        return rules
+    chosen = [rules[i * len(rules) // steps] for i in range(steps)]
+    return [scaled(rule, 1, lr=len(rules) / steps)[0] for rule in chosen]

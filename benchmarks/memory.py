@@ -21,6 +21,7 @@ CURVES = {
     "Recompute(8), Reverse": "simudy Reverse Recompute",
     "Recompute(8), Mixed": "simudy Mixed Recompute",
 }
+STEPS_PER_THETA = {"Direct, Mixed": 1, "Recompute(8), Reverse": 8, "Recompute(8), Mixed": 8}  # each keeps one θ
 CASE = "conv32"
 
 
@@ -38,9 +39,9 @@ def curve(method: str, steps: Sequence[int], *, device: str = "cpu") -> dict[int
 def bound(name: str, peaks: dict[int, int]) -> float | None:
     """What the peak at the last number of steps may be, given the one at the first; None where nothing is promised."""
     first, last = min(peaks), max(peaks)
-    kept = {"Direct, Mixed": last - first, "Recompute(8), Reverse": (last - first) / 8}
-    kept["Recompute(8), Mixed"] = kept["Recompute(8), Reverse"]
-    return 1.1 * (peaks[first] + kept[name] * theta_bytes()) if name in kept else None
+    if name not in STEPS_PER_THETA:
+        return None
+    return 1.1 * (peaks[first] + (last - first) / STEPS_PER_THETA[name] * theta_bytes())
 
 
 def row(name: str, peaks: dict[int, int]) -> list[str]:

@@ -17,6 +17,7 @@ from simudy.attack.methods.problem import Method
 from simudy.dynamics.adjoint import Direct, Recompute
 from simudy.dynamics.factored import Factored
 from simudy.dynamics.gradient import Gradient, Mixed
+from simudy.dynamics.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def fitted(method: Method, evidence: Evidence, *, n: int, device: torch.device, 
     before = estimated_mb(method, evidence, n=n)
     if before <= allowed or not hasattr(method, "gradient"):
         return method
-    leaner = list(_leaner(method, n))
+    leaner = list(_leaner(method, recipe_of(method, evidence).steps(n)))
     estimates = [estimated_mb(m, evidence, n=n) for m in leaner]
     at = next((i for i, mb in enumerate(estimates) if mb <= allowed), len(leaner) - 1)
     log.info("about %.0f of %.0f MB: %s, for %.0f", before, allowed, _named(leaner[at]), estimates[at])
@@ -50,7 +51,7 @@ def estimated_mb(method: object, evidence: Evidence, *, n: int) -> float:
 
     Within a factor of about 1.5 of the peaks measured for MLPs and residual networks.
     """
-    recipe = getattr(method, "recipe", None) or evidence.recipe
+    recipe = recipe_of(method, evidence)
     adjoint, gradient = getattr(method, "adjoint", None), getattr(method, "gradient", None)
     steps = 1 if adjoint is None else recipe.steps(n)
     weights, work = _weights(evidence), (recipe.batch_size or n) * _activations(evidence)
@@ -64,6 +65,11 @@ def estimated_mb(method: object, evidence: Evidence, *, n: int) -> float:
     return (total + 3 * (work + weights)) / 2**20
 
 
+def recipe_of(method: object, evidence: Evidence) -> Recipe:
+    """The run that a method simulates: its own guess, or what the evidence says."""
+    return getattr(method, "recipe", None) or evidence.recipe
+
+
 def _is_linear(evidence: Evidence) -> bool:
     """Are all weights matrices, which is where factoring can pay?"""
     return all(w.dim() <= 2 for w in evidence.initial.values())
@@ -75,12 +81,11 @@ def _memory_mb(device: torch.device) -> float:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _leaner(method: Any, n: int) -> Iterator[Method]:
+def _leaner(method: Any, steps: int) -> Iterator[Method]:
     """The same method, ever leaner and slower."""
     yield (method := dataclasses.replace(method, gradient=_mixed(method.gradient)))
     if hasattr(method, "adjoint"):
-        every = math.isqrt(method.recipe.steps(n)) if method.recipe else 1
-        yield dataclasses.replace(method, adjoint=Recompute(max(1, every)))
+        yield dataclasses.replace(method, adjoint=Recompute(math.isqrt(steps)))
 
 
 def _mixed(gradient: Gradient) -> Gradient:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from simudy.app.memory import estimated_mb
+from simudy.app.memory import estimated_mb, recipe_of
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
 from simudy.attack.methods.simudy import SimudyProblem
@@ -18,8 +18,7 @@ def overview(evidence: Evidence, problem: Problem, method: object, *, device: to
     unknowns = problem.variables()
     images = unknowns["images"]
     shape = "×".join(map(str, evidence.shape))
-    recipe = getattr(method, "recipe", None) or evidence.recipe
-    steps = recipe.steps(len(images))
+    steps = recipe_of(method, evidence).steps(len(images))
     parts = [
         f"{type(evidence.model.module).__name__} with {_parameters(evidence):,} parameters",
         f"{len(images)} images of {shape}: {len(images) * math.prod(evidence.shape):,} pixels to recover"

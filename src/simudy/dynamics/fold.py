@@ -25,13 +25,12 @@ def fold_frozen_norms(module: nn.Module) -> None:
 
     The parameters keep their names. A module that cannot be traced stays as it is, and so does a pair with hooks.
     """
-    for convolution, norm in list(_pairs(module)):
-        convolution.forward = partial(_folded, convolution, [norm])  # type: ignore[method-assign]
+    for convolution, norm in _pairs(module):
+        convolution.forward = partial(_folded, convolution, norm)  # type: ignore[method-assign]
         norm.forward = _same  # type: ignore[method-assign]
 
 
-def _folded(convolution: _ConvNd, norms: list[_BatchNorm], inputs: Tensor) -> Tensor:
-    norm = norms[0]
+def _folded(convolution: _ConvNd, norm: _BatchNorm, inputs: Tensor) -> Tensor:
     if inputs.numel() < convolution.weight.numel():  # then it is cheaper to pass over the activations
         plain = convolution._conv_forward(inputs, convolution.weight, convolution.bias)
         return type(norm).forward(norm, plain)

@@ -20,7 +20,7 @@ import torch
 from peers import Task, flat
 from torch import nn
 
-from simudy import SGD, Evidence, Factored, Mixed, Recipe, StatelessModel, simulate
+from simudy import SGD, Evidence, Factored, Mixed, Recipe, StatelessModel, Traced, simulate
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics import tree
 from simudy.victim.models import MLP, ResNet
@@ -39,14 +39,19 @@ class Case:
     method: Simudy = field(default_factory=lambda: Simudy(images="span", gradient=Factored()))
 
 
+def resnet() -> nn.Module:
+    return ResNet(SHAPE, width=16).eval()
+
+
 CASES = {
     "mlp20": Case(lambda: MLP(SHAPE), n=20, epochs=8),
     "mlp20x20": Case(lambda: MLP(SHAPE), n=20, epochs=20),
     "mlp100": Case(lambda: MLP(SHAPE), n=100, epochs=8),
     "mlp4000": Case(lambda: MLP(SHAPE, width=4000), n=20, epochs=8),
-    "resnet": Case(lambda: ResNet(SHAPE, width=16).eval(), n=20, epochs=20, method=Simudy()),
-    "resnet-lean": Case(lambda: ResNet(SHAPE, width=16).eval(), n=20, epochs=20, method=Simudy(gradient=Mixed())),
-    "tiny": Case(lambda: MLP(SHAPE, width=8), n=4, epochs=2),
+    "resnet": Case(resnet, n=20, epochs=20, method=Simudy()),
+    "resnet-lean": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Mixed())),
+    "resnet-traced": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Traced())),
+    "resnet-compiled": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Traced(compile="default"))),
 }
 
 
@@ -80,9 +85,9 @@ SIDES = {"simudy": ours, "flat unroll": reference}
 
 
 def peak(name: str, side: str, device: str) -> int:
-    """Bytes of one outer iteration in this process, warmed up on something tiny."""
-    SIDES[side](CASES["tiny"], victim(CASES["tiny"], device=device))()
+    """Bytes of one outer iteration in this process; a first one, which may record or compile, goes before."""
     run = SIDES[side](CASES[name], victim(CASES[name], device=device))
+    run()
     return measure.peak_bytes(run, device=device)
 
 

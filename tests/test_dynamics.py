@@ -6,12 +6,24 @@ import pytest
 import torch
 from torch import nn
 
-from simudy import SGD, Clipped, Direct, Factored, Mixed, Recompute, Reverse, SimudyError, StatelessModel, simulate
+from simudy import (
+    SGD,
+    Clipped,
+    Direct,
+    Factored,
+    Mixed,
+    Recompute,
+    Reverse,
+    SimudyError,
+    StatelessModel,
+    Traced,
+    simulate,
+)
 from simudy.dynamics import tree
 from simudy.dynamics.factored import FactoredWeight
 
 ADJOINTS = [Direct(), Recompute(1), Recompute(3)]
-GRADIENTS = [Reverse(), Mixed(), Factored(layers="all"), Factored(Mixed(), layers="all"), Factored()]
+GRADIENTS = [Reverse(), Mixed(), Traced(), Factored(layers="all"), Factored(Mixed(), layers="all"), Factored()]
 MODES = [(a, g) for a in ADJOINTS for g in GRADIENTS]
 
 

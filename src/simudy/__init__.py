@@ -15,6 +15,7 @@ _HOME = {
     "Recompute": "simudy.dynamics.adjoint",
     "Reverse": "simudy.dynamics.gradient",
     "Mixed": "simudy.dynamics.gradient",
+    "Traced": "simudy.dynamics.traced",
     "Factored": "simudy.dynamics.factored",
     **dict.fromkeys(
         ("SGD", "Clipped", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion", "TorchOpt"), "simudy.dynamics.optim"

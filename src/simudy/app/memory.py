@@ -89,7 +89,9 @@ def _leaner(method: Any, steps: int) -> Iterator[Method]:
 
 
 def _mixed(gradient: Gradient) -> Gradient:
-    return dataclasses.replace(gradient, inner=Mixed()) if isinstance(gradient, Factored) else Mixed()
+    if isinstance(gradient, Factored):
+        return dataclasses.replace(gradient, inner=_mixed(gradient.inner))
+    return gradient if isinstance(gradient, Mixed) else Mixed()
 
 
 def _innermost(gradient: object) -> object:

@@ -43,10 +43,10 @@ class Reverse(Gradient):
     """
 
     def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
-        return partial(_reverse, loss, has_aux)
+        return partial(reverse, loss, has_aux)
 
 
-def _reverse(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
+def reverse(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
     # The batch comes in by closure: torch.func would wrap, and so unmake, the factored weights it may hold.
     return torch.func.grad(lambda p: loss(p, batch), has_aux=has_aux)(params)
 
@@ -61,10 +61,10 @@ class Mixed(Gradient):
     """
 
     def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
-        return partial(_mixed, loss if has_aux else partial(_without_aux, loss), has_aux)
+        return partial(_mixed, loss if has_aux else partial(without_aux, loss), has_aux)
 
 
-def _without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[()]]:
+def without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[()]]:
     return loss(params, batch), ()
 
 
@@ -72,17 +72,17 @@ def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
     inputs, ends = (params, batch), []
 
     def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        ends[:] = [_reverse(loss, True, *tree.rebuild(inputs, leaves))]
+        ends[:] = [reverse(loss, True, *tree.rebuild(inputs, leaves))]
         grads, aux = ends[0]
         return (*grads.values(), *tree.leaves(aux))
 
-    outputs = with_pullback(value, partial(_forward_over_reverse, loss, inputs), tree.leaves(inputs))
+    outputs = with_pullback(value, partial(forward_over_reverse, loss, inputs), tree.leaves(inputs))
     _, aux = ends.pop()
     grads = dict(zip(params, outputs, strict=False))
     return (grads, tree.rebuild(aux, outputs[len(params) :])) if has_aux else grads
 
 
-def _forward_over_reverse(
+def forward_over_reverse(
     loss: Loss,
     inputs: tuple[Params, Any],
     leaves: Sequence[Tensor],

@@ -25,11 +25,16 @@ def leaves(tree: Any) -> list[Tensor]:
     return list(seen.values())
 
 
-def rebuild(tree: Any, new: Sequence[Tensor]) -> Any:
+def rebuild(tree: Any, new: Sequence[Any]) -> Any:
     """A copy of ``tree`` with ``new`` in place of ``leaves(tree)``. Sharing inside the tree is kept."""
     # deepcopy consults its memo first: seeded with the new leaves it copies the structure and swaps the tensors.
     memo: dict[int, Any] = {id(old): fresh for old, fresh in zip(leaves(tree), new, strict=True)}
     return copy.deepcopy(tree, memo)
+
+
+def structure(tree: Any) -> str:
+    """All of a tree but its tensors: names, numbers, nesting, and which places share a tensor."""
+    return repr(rebuild(tree, [f"<{i}>" for i in range(len(leaves(tree)))]))
 
 
 def fill(values: Sequence[Any], needed: Sequence[bool], wanted: Sequence[Any]) -> list[Any]:

@@ -1,0 +1,129 @@
+"""Forward over reverse, recorded at its first use and replayed ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from simudy.dynamics import tree
+from simudy.dynamics.gradient import Loss, Mixed, forward_over_reverse, reverse, without_aux
+from simudy.dynamics.pullback import with_pullback
+from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Traced(Mixed):
+    """``Mixed`` as two graphs of tensor operations, recorded once per loss and layout of its inputs, then replayed.
+
+    The same numbers and the same memory, in less time: what ``torch.func`` looks up at every step is settled, and the
+    weight gradient that forward over reverse computes a second time and throws away is taken out. Recording takes a
+    few seconds for a ResNet. At its first use a graph is compared with what it was recorded from.
+
+    The loss is recorded with the values at hand: it must not branch on them, and must be the same object at every call
+    (a bound method of one model is; a lambda made anew is recorded anew). A graph recorded before runs under
+    ``torch.func.vmap`` as well; none is recorded there.
+
+    Args:
+        compile: a mode of ``torch.compile`` for the graphs, such as ``"default"``, or ``"reduce-overhead"`` for CUDA
+            graphs on a GPU; takes a compiler and minutes, and second derivatives of the result are then refused. None:
+            the operations run as recorded, and to the last bit.
+
+    Raises:
+        SimudyError: the loss cannot be recorded, or its graph gives other numbers; the remedy is ``Mixed()``.
+    """
+
+    compile: str | None = None
+    graphs: dict[Hashable, Function] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
+        if has_aux:
+            raise SimudyError("Traced() replays one graph for all steps, and factored weights grow: use Mixed() inside")
+        return partial(self._grads, loss)
+
+    def _grads(self, loss: Loss, params: Params, batch: Any) -> Params:
+        inputs = params, batch
+        given = tree.leaves(inputs)
+        key = loss, tree.structure(inputs)
+
+        def grads(*leaves: Tensor) -> tuple[Tensor, ...]:
+            return tuple(reverse(loss, False, *tree.rebuild(inputs, leaves)).values())
+
+        def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return self._run(key, grads, leaves)
+
+        def pullback(leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]) -> Any:
+            products = partial(_products, loss, inputs, needed)
+            found = self._run((*key, *needed), products, [*leaves, *cotangents])
+            return tree.fill([None] * len(leaves), needed, found)
+
+        return dict(zip(params, with_pullback(value, pullback, given), strict=True))
+
+    def _run(self, key: Hashable, fn: Function, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        key = key, *((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+        if key not in self.graphs:
+            self.graphs[key] = self._recorded(fn, tensors)
+        return self.graphs[key](*tensors)
+
+    def _recorded(self, fn: Function, tensors: Sequence[Tensor]) -> Function:
+        try:
+            graph = _pruned(make_fx(fn)(*tensors))
+            run = _compiled(graph, self.compile, tensors[0].device) if self.compile else graph
+            off, size = _difference(run(*tensors), fn(*tensors))
+        except Exception as error:  # whatever a module may do that a recorder cannot follow
+            raise SimudyError(f"{self} cannot record this loss: use Mixed(), which runs it. {error}") from error
+        if not off <= torch.finfo(tensors[0].dtype).eps ** 0.5 * size:
+            raise SimudyError(f"{self} is off by {off:.1e} of {size:.1e}: use Mixed(), which runs the loss")
+        return run
+
+
+def _products(loss: Loss, inputs: tuple[Params, Any], needed: Sequence[bool], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The pullback of ∇ℓ for the leaves that need one; ``tensors`` are the leaves, then a cotangent per parameter."""
+    leaves, cotangents = tensors[: len(needed)], tensors[len(needed) :]
+    products = forward_over_reverse(partial(without_aux, loss), inputs, leaves, needed, cotangents)
+    return tuple(product for product in products if product is not None)
+
+
+def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
+    """Without what nobody reads, down to the single outputs of a convolution's derivative."""
+    graph.graph.eliminate_dead_code()
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.convolution_backward.default and all(u.target is getitem for u in node.users):
+            read = {user.args[1] for user in node.users}
+            *args, wanted = node.args
+            node.args = (*args, [want and i in read for i, want in enumerate(wanted)])
+    graph.recompile()
+    return graph
+
+
+def _compiled(graph: fx.GraphModule, mode: str, device: torch.device) -> Function:
+    options = dict(torch._inductor.list_mode_options(mode))
+    if device.type == "cpu":  # channels innermost: see StatelessModel.__call__
+        options["layout_optimization"] = False
+    fast = torch.compile(graph, options=options)
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            raise SimudyError("a compiled graph is not differentiated again: use Traced(), without compile")
+        with torch.no_grad():
+            return fast(*(t.detach() for t in tensors))
+
+    return run
+
+
+def _difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> tuple[float, float]:
+    """Norm of the difference over all tensors, and of ``theirs``."""
+    return _norm([a - b for a, b in zip(ours, theirs, strict=True)]), _norm(theirs)
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return sum(float(t.detach().double().square().sum()) for t in tensors) ** 0.5

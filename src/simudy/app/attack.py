@@ -23,11 +23,12 @@ from simudy.app.folder import Folder
 from simudy.app.identity import config_hash
 from simudy.app.memory import fitted
 from simudy.app.overview import overview
+from simudy.app.precision import set_precision
 from simudy.app.secret import Secret
 from simudy.app.watch import Watch
 from simudy.attack.evidence import Evidence
-from simudy.attack.methods.problem import Method
-from simudy.attack.reconstruct import Reconstruction, Search, reconstruct
+from simudy.attack.methods.problem import Problem
+from simudy.attack.reconstruct import Reconstruction, Search, pursue
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
 
@@ -39,11 +40,14 @@ def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: F
     if secret is not None:
         _require_scorable(evidence)
     evidence = evidence.to(device)
-    method, outer = _posed(cfg, evidence, secret, device), settings.outer(cfg)
-    watch = Watch(folder.checkpoint, cfg.intervals, outer.iterations)
-    resume = watch.resume()
+    _, problem = _posed(cfg, evidence, secret, device)
+    set_precision(cfg.precision, problem)
+    search = Search(problem, settings.outer(cfg))
+    watch = Watch(folder.checkpoint, cfg.intervals, search.outer.iterations)
+    if (resume := watch.resume()) is not None:
+        search.load_state_dict(resume)
     with watch.at_work():
-        found = reconstruct(evidence, method=method, outer=outer, seed=cfg.seed, resume=resume, on_step=watch)
+        found = pursue(search, on_step=watch)
     watch.save()
     log.info("%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance)
     _write(folder, found, _facts(cfg, found, evidence, device))
@@ -52,7 +56,8 @@ def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: F
 def rehearse(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> None:
     """Build everything, say what would happen, and take one outer step on a run of one epoch."""
     evidence = evidence.to(device)
-    method: Any = _posed(cfg, evidence, secret, device)
+    method, problem = _posed(cfg, evidence, secret, device)
+    set_precision(cfg.precision, problem)
     if known := getattr(method, "recipe", None):
         method = dataclasses.replace(method, recipe=dataclasses.replace(known, epochs=1, schedule=None))  # type: ignore
     search = Search(method.problem(evidence, seed=cfg.seed), settings.outer(cfg))
@@ -60,13 +65,15 @@ def rehearse(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device:
     log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
 
 
-def _posed(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> Method:
-    """The method, in a form that fits the device; says what is about to happen."""
+def _posed(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> tuple[Any, Problem]:
+    """The method, in a form that fits the device, and its problem; says what is about to happen."""
     method = settings.method(cfg, evidence, secret)
     problem = method.problem(evidence, seed=cfg.seed)
-    method = fitted(method, evidence, n=len(problem.variables()["images"]), device=device, limit=cfg.memory)
-    log.info(overview(evidence, problem, method, device=device))
-    return method
+    fits = fitted(method, evidence, n=len(problem.variables()["images"]), device=device, limit=cfg.memory)
+    if fits is not method:
+        problem = fits.problem(evidence, seed=cfg.seed)
+    log.info(overview(evidence, problem, fits, device=device))
+    return fits, problem
 
 
 def _require_scorable(evidence: Evidence) -> None:

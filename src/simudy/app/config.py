@@ -111,6 +111,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     backend: str = "native"
+    precision: str = "ieee"
     dry_run: bool = False
     distance: str = "cosine"
     data: Any = None
@@ -131,6 +132,7 @@ class Config:
 
 
 CHOICES = {
+    "precision": ("ieee", "tf32"),
     "backend": ("native", "torchopt", "higher"),
     "victim.mode": ("eval", "train"),
     "dummy.images": ("pixels", "frequencies", "span"),

@@ -35,6 +35,9 @@ def run(cfg: DictConfig, root: Path) -> dict[str, Any] | None:
         SimudyError: bad input.
         KeyboardInterrupt: stopped by a person; what was found so far is on disk.
     """
+    from simudy.app.precision import multiply_exactly
+
+    multiply_exactly()
     if cfg.dry_run:
         return rehearsed(cfg)
     return _task(cfg.task)(cfg, Folder(root))

@@ -225,6 +225,11 @@ def reconstruct(
     search = Search((method or Simudy()).problem(evidence, seed=seed), outer or Outer())
     if resume is not None:
         search.load_state_dict(resume)
+    return pursue(search, on_step=on_step)
+
+
+def pursue(search: Search, *, on_step: Callable[[Search], None] | None = None) -> Reconstruction:
+    """Step until the search ends, and return the best iterate; see ``reconstruct``."""
     try:
         while search.status == "running":
             search.step()

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simudy import SGD, Direct, Factored, Mixed, Recompute, Reverse, StatelessModel, cosine, simulate
+from simudy import SGD, Direct, Factored, Mixed, Recompute, Reverse, StatelessModel, Traced, cosine, simulate
 from simudy.dynamics import tree
 from simudy.dynamics.tree import Params
 from simudy.victim.models import MLP, ResNet
@@ -138,7 +138,7 @@ def _attribute(module: nn.Module, name: str) -> Tensor:
 
 OURS = {
     f"simudy {type(g).__name__} {type(a).__name__}": simudy(g, a)
-    for g in (Reverse(), Mixed(), Factored())
+    for g in (Reverse(), Mixed(), Traced(), Factored())
     for a in (Direct(), Recompute(8))
 }
 PEERS = {
@@ -161,7 +161,7 @@ def error(method: str, task: Task, exact: Tensor) -> float:
 
 
 def peak(case: str, steps: int, method: str, device: str) -> int:
-    """Bytes of one outer iteration in this process, warmed up on something tiny."""
+    """Bytes of the first outer iteration in this process, warmed up on something tiny; recording counts."""
     image_gradient(method, task("tiny", 2, device=device))
     about = task(case, steps, device=device)
     return measure.peak_bytes(lambda: image_gradient(method, about), device=device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from simudy import SGD, Factored, SimudyError, StatelessModel, Traced, simulate
+from simudy import SGD, Direct, Factored, Mixed, Recompute, SimudyError, StatelessModel, Traced, simulate
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on CPU needs g++")
 
@@ -100,7 +100,22 @@ def test_what_nobody_reads_is_not_computed():
                 }
 
 
-def test_vmap_over_dummies_replays_but_does_not_record():
+@pytest.mark.parametrize("adjoint", [Direct(), Recompute(2)])
+@pytest.mark.parametrize("compile", [None, pytest.param("default", marks=needs_compiler)])
+def test_recorded_anywhere_the_slope_is_right_the_next_time_too(adjoint, compile):
+    torch.manual_seed(0)
+    model = StatelessModel(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double())
+    mode, labels = Traced(compile=compile), torch.arange(3) % 2
+    for _ in range(2):
+        x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+        slopes = []
+        for gradient in (mode, Mixed()):
+            end = simulate(model.loss, model.params, [(x, labels)] * 5, SGD(lr=0.3), adjoint=adjoint, gradient=gradient)
+            slopes.append(torch.autograd.grad(end["2.weight"].square().sum(), x)[0])
+        torch.testing.assert_close(*slopes, rtol=1e-11, atol=1e-14)
+
+
+def test_vmap_over_dummies():
     model = StatelessModel(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double())
     labels, many = torch.arange(3) % 2, torch.randn(5, 3, 4, dtype=torch.float64)
 
@@ -110,8 +125,7 @@ def test_vmap_over_dummies_replays_but_does_not_record():
     mode = Traced()
     alone = torch.stack([end(images, mode) for images in many])
     torch.testing.assert_close(torch.func.vmap(lambda images: end(images, mode))(many), alone)
-    with pytest.raises(SimudyError, match=r"use Mixed\(\)"):
-        torch.func.vmap(lambda images: end(images, Traced()))(many)
+    torch.testing.assert_close(torch.func.vmap(lambda images: end(images, Traced()))(many), alone)
 
 
 @needs_compiler

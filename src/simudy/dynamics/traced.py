@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from simudy.dynamics import tree
@@ -30,8 +31,7 @@ class Traced(Mixed):
     few seconds for a ResNet. At its first use a graph is compared with what it was recorded from.
 
     The loss is recorded with the values at hand: it must not branch on them, and must be the same object at every call
-    (a bound method of one model is; a lambda made anew is recorded anew). A graph recorded before runs under
-    ``torch.func.vmap`` as well; none is recorded there.
+    (a bound method of one model is; a lambda made anew is recorded anew).
 
     Args:
         compile: a mode of ``torch.compile`` for the graphs, such as ``"default"``, or ``"reduce-overhead"`` for CUDA
@@ -75,10 +75,13 @@ class Traced(Mixed):
         return self.graphs[key](*tensors)
 
     def _recorded(self, fn: Function, tensors: Sequence[Tensor]) -> Function:
+        plain = [_plain(t) for t in tensors]
         try:
-            graph = _pruned(make_fx(fn)(*tensors))
-            run = _compiled(graph, self.compile, tensors[0].device) if self.compile else graph
-            off, size = _difference(run(*tensors), fn(*tensors))
+            with temporarily_clear_interpreter_stack():
+                graph = _pruned(make_fx(fn)(*plain))
+                run = _compiled(graph, self.compile, plain[0].device) if self.compile else graph
+                others = [_moved(t) for t in plain]  # what was recorded as a constant shows
+                off, size = _difference(run(*others), fn(*others))
         except Exception as error:  # whatever a module may do that a recorder cannot follow
             raise SimudyError(f"{self} cannot record this loss: use Mixed(), which runs it. {error}") from error
         if not off <= torch.finfo(tensors[0].dtype).eps ** 0.5 * size:
@@ -103,6 +106,22 @@ def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
             node.args = (*args, [want and i in read for i, want in enumerate(wanted)])
     graph.recompile()
     return graph
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The numbers beneath ``torch.func``'s wrappers, within which nothing can be recorded; of a batch, the first."""
+    func = torch._C._functorch
+    while func.is_functorch_wrapped_tensor(tensor):
+        inner = func.get_unwrapped(tensor)
+        tensor = inner.select(func.maybe_get_bdim(tensor), 0) if func.is_batchedtensor(tensor) else inner
+    return tensor.detach()
+
+
+def _moved(tensor: Tensor) -> Tensor:
+    """About the same numbers, but others, and none drawn from a generator that is somebody else's."""
+    if not tree.is_float(tensor):
+        return tensor
+    return tensor * torch.linspace(0.99, 1.01, tensor.numel()).to(tensor).reshape(tensor.shape)
 
 
 def _compiled(graph: fx.GraphModule, mode: str, device: torch.device) -> Function:

@@ -54,7 +54,7 @@ def estimated_mb(method: object, evidence: Evidence, *, n: int) -> float:
     recipe = recipe_of(method, evidence)
     adjoint, gradient = getattr(method, "adjoint", None), getattr(method, "gradient", None)
     steps = 1 if adjoint is None else recipe.steps(n)
-    weights, work = _weights(evidence), (recipe.batch_size or n) * _activations(evidence)
+    weights, work = _weights(evidence), min(recipe.batch_size or n, n) * _activations(evidence)
     kept = weights if isinstance(_innermost(gradient), Mixed) else 2 * weights + work
     if isinstance(gradient, Factored) and _is_linear(evidence):
         kept = 2 * work  # the weights are never written, their factors are

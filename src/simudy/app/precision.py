@@ -18,7 +18,7 @@ _TOLERANCE = 0.1  # of the first outer gradient: beyond it the steps no longer g
 
 def multiply_exactly() -> None:
     """IEEE float32 everywhere: torch's own default lets a GPU's convolutions round to TensorFloat-32."""
-    torch.backends.fp32_precision = "ieee"
+    torch.backends.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def set_precision(name: str, problem: Problem) -> None:
@@ -33,7 +33,7 @@ def set_precision(name: str, problem: Problem) -> None:
     if name == "ieee":
         return
     exact = _gradient(problem)
-    torch.backends.fp32_precision = name
+    torch.backends.fp32_precision = name  # pyright: ignore[reportAttributeAccessIssue]
     off = float((_gradient(problem) - exact).norm() / exact.norm())
     log.info("precision=%s: the first outer gradient is %.1e of its norm off", name, off)
     if not off <= _TOLERANCE:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
+from simudy.dynamics.compact import leading
 from simudy.dynamics.optim import Rule
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -106,11 +107,9 @@ def _leading(matrix: Tensor, n: int | None, *, noise: float) -> tuple[Tensor, Te
     """Singular values, descending, and right singular vectors ``(k, d)``: at least all that stand out of the noise."""
     few = 2 * n + 20 if n else min(matrix.shape)
     if few < min(matrix.shape):
-        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
-            torch.manual_seed(0)  # the sketch is random, the answer should not be
-            _, values, columns = torch.svd_lowrank(matrix, q=few, niter=4)
+        _, values, rows = leading(matrix, few)
         if values[-1] < 10 * noise:  # the fall is in sight
-            return values, columns.mT
+            return values, rows
     _, values, rows = torch.linalg.svd(matrix, full_matrices=False)
     return values, rows
 

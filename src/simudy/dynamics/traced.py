@@ -110,7 +110,7 @@ def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
 
 def _plain(tensor: Tensor) -> Tensor:
     """The numbers beneath ``torch.func``'s wrappers, within which nothing can be recorded; of a batch, the first."""
-    func = torch._C._functorch
+    func = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     while func.is_functorch_wrapped_tensor(tensor):
         inner = func.get_unwrapped(tensor)
         tensor = inner.select(func.maybe_get_bdim(tensor), 0) if func.is_batchedtensor(tensor) else inner

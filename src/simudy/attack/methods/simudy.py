@@ -18,6 +18,8 @@ from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import outside_box, pixel_range, total_variation
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct, Recompute
+from simudy.dynamics.compact import compact
+from simudy.dynamics.factored import Factored
 from simudy.dynamics.gradient import Gradient, Reverse
 from simudy.dynamics.optim import Clipped, Rule
 from simudy.dynamics.optim.schedule import scaled
@@ -111,8 +113,8 @@ class SimudyProblem(Problem):
 
     def __init__(self, settings: Simudy, evidence: Evidence, dummy: Dummy, *, first: FirstLayer | None = None) -> None:
         self.settings, self.evidence, self.dummy, self.first = settings, evidence, dummy, first
-        self.real = evidence.displacement
         self.recipe = evidence.recipe
+        self.real = self._real()
         self.low, self.high = pixel_range(evidence.mean, evidence.std, like=dummy.images())
         self.curvature: Tensor | None = None
 
@@ -155,6 +157,14 @@ class SimudyProblem(Problem):
 
     def images(self) -> Tensor:
         return self.dummy.images()
+
+    def _real(self) -> tree.Params:
+        """θf − θ0, its weights compact where the simulation's will be."""
+        gradient, known, batches = self.settings.gradient, self.evidence, self.dummy.batches(self.recipe)
+        chosen = gradient.chosen(known.model.loss, known.initial, batches) if isinstance(gradient, Factored) else []
+        size = {"rank": len(batches) * len(batches[0][0]), "steps": len(batches)}
+        moved = known.displacement
+        return {**moved, **{k: compact(moved[k], known.initial[k], **size) for k in chosen}}
 
     def labels(self) -> Tensor:
         return self.dummy.targets()

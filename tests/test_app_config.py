@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from simudy.app.config import register, settle
 from simudy.app.identity import config_hash
+from simudy.app.settings import outer
 from simudy.errors import SimudyError
 
 register()
@@ -57,3 +59,15 @@ def test_data_is_not_asked_for_where_there_is_evidence():
 def test_values_out_of_range(override):
     with pytest.raises(SimudyError, match=override.split("=")[0]):
         settle(config(override))
+
+
+def test_another_outer_optimizer_or_schedule_needs_its_target_only():
+    overrides = [
+        "outer.optimizer._target_=torch.optim.RMSprop",
+        "outer.schedule._target_=torch.optim.lr_scheduler.ConstantLR",
+        "+outer.schedule.factor=0.5",
+    ]
+    made, leaf = outer(settle(config(*overrides), overrides)), torch.zeros(2, requires_grad=True)
+    optimizer = made.optimizer([leaf], lr=0.2)
+    assert isinstance(optimizer, torch.optim.RMSprop) and made.schedule is not None
+    assert made.schedule(optimizer).get_last_lr() == [0.1]

@@ -46,12 +46,17 @@ def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method
 
 def outer(cfg: DictConfig) -> Outer:
     """The outer loop."""
-    made = {k: build(cfg.outer[k], f"outer.{k}") for k in ("optimizer", "schedule") if cfg.outer[k] is not None}
+    made = {k: _unfinished(cfg.outer[k], f"outer.{k}") for k in ("optimizer", "schedule") if cfg.outer[k] is not None}
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
     numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
     if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits([*lrs.values()], list[float]):
         raise SimudyError(f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{images: 0.1}}")
     return Outer(**numbers, lrs=lrs, **made)
+
+
+def _unfinished(node: Any, where: str) -> Any:
+    """What the search calls with the variables, or with the optimizer, when it has them."""
+    return build({**described(node, where), "_partial_": True}, where)
 
 
 def _shared(cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None) -> dict[str, Any]:

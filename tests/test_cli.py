@@ -27,6 +27,15 @@ def test_help_is_free_of_torch():
     assert "evidence.initial" in shown.stdout and "model: cnn, mlp, resnet, vit" in shown.stdout
 
 
+def test_a_reader_who_leaves_is_no_error():
+    command = [sys.executable, "-c", "from simudy.app.cli import main; main()", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout is not None and shown.stderr is not None
+        shown.stdout.close()
+        assert shown.stderr.read() == ""
+    assert shown.returncode == 0
+
+
 def test_the_console_script_refuses_a_misspelt_key(tmp_path):
     command = [sys.executable, "-c", "from simudy.app.cli import main; main()", "outer.iteration=3"]
     refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -31,7 +31,13 @@ def main() -> None:
     """Entry point of the console script."""
     # torch's threads otherwise spin while they wait: on cores that others use too, a run took five times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run_cli(sys.argv[1:]))
+    try:
+        code = run_cli(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # simudy --help | head: whoever read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DONE
+    sys.exit(code)
 
 
 def run_cli(argv: Sequence[str]) -> int:

@@ -12,7 +12,6 @@ from simudy.errors import SimudyError
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("ieee", "tf32")
 _TOLERANCE = 0.1  # of the first outer gradient: beyond it the steps no longer go where the objective falls
 
 

@@ -28,7 +28,7 @@ class Traced(Mixed):
 
     The same numbers and the same memory, in less time: what ``torch.func`` looks up at every step is settled, and the
     weight gradient that forward over reverse computes a second time and throws away is taken out. Recording takes a
-    few seconds for a ResNet. At its first use a graph is compared with what it was recorded from.
+    few seconds for a ResNet. At its first use a graph is compared, on other numbers, with what it was recorded from.
 
     The loss is recorded with the values at hand: it must not branch on them, and must be the same object at every call
     (a bound method of one model is; a lambda made anew is recorded anew).
@@ -134,7 +134,9 @@ def _compiled(graph: fx.GraphModule, mode: str, device: torch.device) -> Functio
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             raise SimudyError("a compiled graph is not differentiated again: use Traced(), without compile")
         with torch.no_grad():
-            return fast(*(t.detach() for t in tensors))
+            results = fast(*(t.detach() for t in tensors))
+        # A CUDA graph writes its results where its last ones were.
+        return tuple(t.clone() for t in results) if options.get("triton.cudagraphs") else results
 
     return run
 

@@ -75,9 +75,9 @@ class Traced(Mixed):
         return self.graphs[key](*tensors)
 
     def _recorded(self, fn: Function, tensors: Sequence[Tensor]) -> Function:
-        plain = [_plain(t) for t in tensors]
         try:
-            with temporarily_clear_interpreter_stack():
+            with temporarily_clear_interpreter_stack():  # or what is done to the plain numbers would be wrapped again
+                plain = [_plain(t) for t in tensors]
                 graph = _pruned(make_fx(fn)(*plain))
                 run = _compiled(graph, self.compile, plain[0].device) if self.compile else graph
                 others = [_moved(t) for t in plain]  # what was recorded as a constant shows

@@ -5,7 +5,8 @@ and takes the gradient by the images. Peers: ``higher``, TorchOpt (MetaSGD and f
 which θ is a flat vector cut into views every step. Times are medians of turns taken in one process; memory is the most
 resident (CPU) or allocated (CUDA) memory of a fresh process above what it holds once set up and warm.
 
-python benchmarks/peers.py [--cases mlp conv conv32] [--steps 4 16 64] [--device cpu] [--repeats 5]
+python benchmarks/peers.py [--cases mlp conv conv32] [--steps 4 16 64] [--methods "simudy Traced Direct" higher]
+                           [--device cpu] [--repeats 5]
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import copy
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -148,6 +149,7 @@ PEERS = {
     "torchopt sgd": torchopt_functional,
 }
 METHODS = {**OURS, **PEERS}
+Found = dict[str, tuple[float, int, float]]
 
 
 def image_gradient(method: str, task: Task) -> Tensor:
@@ -167,25 +169,27 @@ def peak(case: str, steps: int, method: str, device: str) -> int:
     return measure.peak_bytes(lambda: image_gradient(method, about), device=device)
 
 
-def compare(case: str, steps: int, *, device: str, repeats: int) -> dict[str, tuple[float, int, float]]:
-    """Seconds, bytes and error of each method."""
+def compare(
+    case: str, steps: int, *, methods: Sequence[str], device: str, repeats: int
+) -> dict[str, tuple[float, int, float]]:
+    """Seconds, bytes and error of each of ``methods``."""
     exact = image_gradient("simudy Reverse Recompute", task(case, steps, device=device, dtype=torch.float64))
     about = task(case, steps, device=device)
-    errors = {method: error(method, about, exact) for method in METHODS}
-    runs = {method: lambda method=method: image_gradient(method, about) for method in METHODS}
+    errors = {method: error(method, about, exact) for method in methods}
+    runs = {method: lambda method=method: image_gradient(method, about) for method in methods}
     seconds = measure.side_by_side(runs, repeats=repeats, device=device)
     common = ["--cases", case, "--steps", str(steps), "--device", device, "--peak-of"]
-    peaks = {method: measure.in_own_process(__file__, [*common, method]) for method in METHODS}
-    return {method: (seconds[method], peaks[method], errors[method]) for method in METHODS}
+    peaks = {method: measure.in_own_process(__file__, [*common, method]) for method in methods}
+    return {method: (seconds[method], peaks[method], errors[method]) for method in methods}
 
 
-def report(found: dict[str, tuple[float, int, float]]) -> str:
+def report(found: Found) -> str:
     rows = [[m, f"{s:.3f}", f"{b / measure.MIB:.0f}", f"{e:.1e}"] for m, (s, b, e) in found.items()]
     table = measure.markdown(["method", "s per outer iteration", "peak MiB", "error against float64"], rows)
     fastest, least = (
-        {kind: min(kind, key=lambda m: found[m][i]) for kind in (tuple(OURS), tuple(PEERS))} for i in (0, 1)
+        [min(found.keys() & kind.keys(), key=lambda m: found[m][i]) for kind in (OURS, PEERS)] for i in (0, 1)
     )
-    (ours, peer), (lean, least_peer) = fastest.values(), least.values()
+    (ours, peer), (lean, least_peer) = fastest, least
     time, memory = found[ours][0] / found[peer][0], found[lean][1] / found[least_peer][1]
     return (
         f"{table}\n\nTime: {ours} takes {time:.2f} of the fastest peer ({peer}). "
@@ -200,6 +204,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), help="of both kinds")
     parser.add_argument("--peak-of", choices=METHODS, help="print the peak of one method, in bytes, and stop")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -209,7 +214,7 @@ def main() -> None:
         return
     for case in args.cases:
         for steps in args.steps:
-            found = compare(case, steps, device=args.device, repeats=args.repeats)
+            found = compare(case, steps, methods=args.methods, device=args.device, repeats=args.repeats)
             print(f"\n### {case}, {steps} steps, {args.device}\n\n{report(found)}", flush=True)
 
 

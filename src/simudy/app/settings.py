@@ -41,7 +41,7 @@ def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method
     takes = parameters(locate(fields["_target_"], "attack"))
     shared = _shared(cfg, guessed(cfg, evidence.recipe), evidence, secret)
     given = {k: v for k, v in shared.items() if k in takes and k not in fields}
-    return build({**fields, "_partial_": True}, "attack")(**given)
+    return _unfinished(fields, "attack")(**given)
 
 
 def outer(cfg: DictConfig) -> Outer:
@@ -55,7 +55,7 @@ def outer(cfg: DictConfig) -> Outer:
 
 
 def _unfinished(node: Any, where: str) -> Any:
-    """What the search calls with the variables, or with the optimizer, when it has them."""
+    """What a node describes, to be called with what the node cannot say."""
     return build({**described(node, where), "_partial_": True}, where)
 
 

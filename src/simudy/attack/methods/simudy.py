@@ -158,6 +158,9 @@ class SimudyProblem(Problem):
     def images(self) -> Tensor:
         return self.dummy.images()
 
+    def labels(self) -> Tensor:
+        return self.dummy.targets()
+
     def _real(self) -> tree.Params:
         """θf − θ0, its weights compact where the simulation's will be."""
         gradient, known, batches = self.settings.gradient, self.evidence, self.dummy.batches(self.recipe)
@@ -165,9 +168,6 @@ class SimudyProblem(Problem):
         size = {"rank": len(batches) * len(batches[0][0]), "steps": len(batches)}
         moved = known.displacement
         return {**moved, **{k: compact(moved[k], known.initial[k], **size) for k in chosen}}
-
-    def labels(self) -> Tensor:
-        return self.dummy.targets()
 
     def _steps(self, progress: float) -> int:
         """How many steps are simulated."""

@@ -225,6 +225,26 @@ def test_curvature_is_the_gauss_newton_matrix_of_a_frozen_first_layer():
     torch.testing.assert_close(focused, matrix, rtol=1e-4, atol=1e-9)  # at the truth all of D̂ lies in the column space
 
 
+@pytest.mark.parametrize("recipe", ["weight decay", "mini-batches", "momentum"])
+def test_images_are_decoded_from_what_units_did_even_if_some_did_something_else(recipe):
+    """Garble D̂ for one unit in seven: least squares goes astray, decoding returns the true images."""
+    evidence, truth, _ = trained(RECIPES[recipe])
+    span = Span.of(evidence)
+    first, c = FirstLayer.of(Coefficients(span), evidence), span.coefficients(truth)
+    real = span.reduce(evidence).displacement[first.name] - first.drift
+    influence = (real @ torch.linalg.inv(c)).mT  # D (n, out), C being square
+    garbled = torch.zeros_like(influence)
+    garbled[:, ::7] = 3 * influence.abs().max() * torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
+    simulated = {first.name: first.drift + (influence + garbled).mT @ c}
+    decoded = first.scale * first.decoded(simulated, c, damping=0.0)
+    torch.testing.assert_close(decoded, c, rtol=0, atol=0.02 * float(c.abs().max()))
+    squares = (influence + garbled) @ first.columns
+    astray = torch.linalg.solve(squares.mT, first.within)
+    assert float((astray - c).norm()) > 10 * float((decoded - c).norm())
+    still = first.decoded({first.name: first.drift + real}, c, damping=0.1)
+    torch.testing.assert_close(first.scale * still, c, rtol=0, atol=1e-6)  # the truth stays where it is
+
+
 # --- coordinates
 
 
@@ -343,6 +363,50 @@ def test_reconstruction_finds_the_images_in_the_span():
     torch.testing.assert_close(found.images, truth.to(found.images), rtol=0, atol=0.05)
 
 
+def test_refining_ends_exactly_where_derivatives_stall():
+    """Units of a ReLU network switch as the images move; the steps at the end do not mind."""
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(16, 400), nn.ReLU(), nn.Linear(400, CLASSES)
+    model, recipe = StatelessModel(nn.Sequential(*layers).double()), Recipe(SGD(lr=0.02), epochs=8)
+    truth, labels = torch.randn(N, *SHAPE, dtype=torch.float64), torch.arange(N) % CLASSES
+    final = simulate(model.loss, model.params, recipe.collate(truth, labels), recipe.rules(N))
+    evidence = Evidence(model, model.params, tree.detach(final), recipe, SHAPE, CLASSES, N)
+    method = Simudy(images="span", labels=labels, distance="euclidean")
+    without, refined = (
+        reconstruct(evidence, method=method, outer=Outer(iterations=100, refine=steps), seed=1) for steps in (0, 10)
+    )
+    assert [row["objective"] for row in refined.history] == [row["objective"] for row in without.history]
+    assert refined.distance < 1e-3 * without.distance
+    assert farthest(truth, refined.images) < 0.05 < 0.5 < farthest(truth, without.images)
+
+
+def farthest(truth, images):
+    return float(torch.cdist(truth.flatten(1), images.flatten(1)).min(1).values.max())
+
+
+def test_refining_keeps_only_what_is_better_and_can_be_interrupted():
+    evidence, truth, labels = trained()
+    dampings = []
+
+    class Scripted(Simudy):
+        def problem(self, evidence, *, seed):
+            problem = super().problem(evidence, seed=seed)
+
+            def refined(*, damping):
+                dampings.append(damping)
+                if len(dampings) == 5:
+                    raise KeyboardInterrupt
+                return {"images": truth + (0, 9, 1e-2, 1e-3, 0)[len(dampings)]}
+
+            problem.refined = refined
+            return problem
+
+    found = reconstruct(evidence, method=Scripted(labels=labels), outer=Outer(iterations=2))
+    assert found.status == "interrupted" and found.iterations == 2
+    torch.testing.assert_close(found.images, truth)
+    assert dampings == pytest.approx([0.03, 0.3, 0.09, 0.027, 0.0081])
+
+
 @pytest.mark.parametrize(
     "outer",
     [
@@ -406,6 +470,17 @@ def test_an_interrupted_search_returns_the_best_so_far():
     found = reconstruct(evidence, outer=Outer(iterations=50), on_step=stop)
     assert (found.status, found.iterations) == ("interrupted", 5)
     assert found.objective == min(r["objective"] for r in found.history)
+
+
+@pytest.mark.parametrize("images", ["pixels", "span"])
+def test_the_result_is_the_best_and_not_the_last(images):
+    evidence, *_ = trained()
+    search = Search(Simudy(images=images).problem(evidence, seed=0), Outer(iterations=9))
+    search.step()
+    best = search.problem.dummy.coordinates.images(search.best["images"])
+    with torch.no_grad():
+        search.leaves["images"].mul_(-7)
+    torch.testing.assert_close(search.result("finished").images, best, rtol=0, atol=0)
 
 
 def test_step_sizes_by_name():

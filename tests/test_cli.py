@@ -154,6 +154,9 @@ def test_a_pretrained_victim_is_cached(cli, tmp_path):
     next((tmp_path / "cache/pretrained").iterdir()).write_bytes(b"damaged")
     assert "pretraining again" in cli(*run, "hydra.run.dir=c", tiny=False).out
     assert result(tmp_path / "a")["objective"] == result(tmp_path / "c")["objective"]
+    adam = cli(*run, "victim.pretrain.optimizer._target_=torch.optim.Adam", "hydra.run.dir=e", tiny=False)
+    assert adam.code == 0 and "pretraining: epoch 2 of 2" in adam.out, adam.err
+
     none = cli("victim=pretrained", "hydra.run.dir=d").error
     assert "no images to pretrain on" in none
 

@@ -36,6 +36,11 @@ def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> 
         raise _complaint(error, where) from error
 
 
+def unfinished(node: Any, where: str) -> Any:
+    """What a node describes, to be called with what the node cannot say."""
+    return build({**described(node, where), "_partial_": True}, where)
+
+
 def described(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, Any]:
     """The fields of a node as plain data.
 

@@ -74,6 +74,7 @@ class OuterConfig:
     iterations: int = 300
     tolerance: float = 0.0
     average: float = 0.0
+    refine: int = 10
     lrs: Any = None  # step sizes by variable; a plain {name: number}
     optimizer: Any = None
     schedule: Any = None

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from simudy.app.build import build
+from simudy.app.build import build, unfinished, without_nulls
 from simudy.app.folder import Folder, read_json
 from simudy.app.identity import digest
 from simudy.app.recipe import recipe
@@ -129,8 +129,10 @@ def _pretrain(cfg: DictConfig, module: nn.Module, splits: Splits, device: torch.
     if splits.pretrain is None:
         raise SimudyError("data has no images to pretrain on: choose others, or set victim.pretrain.epochs=0")
     images = splits.normalisation.normalise(splits.pretrain.images).to(device)
-    how = build({"_target_": f"{Pretraining.__module__}.Pretraining", **_plain(cfg.victim.pretrain)}, "victim.pretrain")
-    pretrain(module, images, splits.pretrain.labels.to(device), how, cache=_cache(cfg), seed=cfg.seed)
+    said = without_nulls(_plain(cfg.victim.pretrain))
+    if "optimizer" in said:
+        said["optimizer"] = unfinished(said["optimizer"], "victim.pretrain.optimizer")
+    pretrain(module, images, splits.pretrain.labels.to(device), Pretraining(**said), cache=_cache(cfg), seed=cfg.seed)
 
 
 def _cache(cfg: DictConfig) -> Path:

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from simudy.app.build import build, described
+from simudy.app.build import build, described, unfinished
 from simudy.app.check import fits, locate, parameters
 from simudy.app.recipe import guessed
 from simudy.app.secret import Secret
@@ -41,22 +41,17 @@ def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method
     takes = parameters(locate(fields["_target_"], "attack"))
     shared = _shared(cfg, guessed(cfg, evidence.recipe), evidence, secret)
     given = {k: v for k, v in shared.items() if k in takes and k not in fields}
-    return _unfinished(fields, "attack")(**given)
+    return unfinished(fields, "attack")(**given)
 
 
 def outer(cfg: DictConfig) -> Outer:
     """The outer loop."""
-    made = {k: _unfinished(cfg.outer[k], f"outer.{k}") for k in ("optimizer", "schedule") if cfg.outer[k] is not None}
+    made = {k: unfinished(cfg.outer[k], f"outer.{k}") for k in ("optimizer", "schedule") if cfg.outer[k] is not None}
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
     numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
     if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits([*lrs.values()], list[float]):
         raise SimudyError(f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{images: 0.1}}")
     return Outer(**numbers, lrs=lrs, **made)
-
-
-def _unfinished(node: Any, where: str) -> Any:
-    """What a node describes, to be called with what the node cannot say."""
-    return build({**described(node, where), "_partial_": True}, where)
 
 
 def _shared(cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None) -> dict[str, Any]:

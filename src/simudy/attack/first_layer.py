@@ -25,6 +25,8 @@ from simudy.attack.span import without_gradients
 from simudy.dynamics.tree import Params
 
 _RIDGE = 1e-9  # relative; C is square and may be singular
+_ROUNDS = 5  # of reweighting
+_TYPICAL = 0.75  # errors above this many times their median are distrusted
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class FirstLayer:
 
     Attributes:
         name: of its weight. drift: the part of ΔW1 ``(out, r)`` that no image causes (weight decay).
-        columns: orthonormal basis ``(out, r)`` of the column space of the rest.
+        columns: orthonormal basis ``(out, r)`` of the column space of the rest. within: the rest in it ``(r, r)``.
         scale: coefficients over the leaf they are held in.
     """
 
     name: str
     drift: Tensor
     columns: Tensor
+    within: Tensor
     scale: float
 
     @classmethod
@@ -48,9 +51,9 @@ class FirstLayer:
         span = coordinates.span
         still = without_gradients(evidence, span.layer)
         gradient_part = (evidence.final[span.layer] - still) @ span.basis.mT
-        columns, _, _ = torch.linalg.svd(gradient_part.double(), full_matrices=False)
+        columns, values, rows = torch.linalg.svd(gradient_part.double(), full_matrices=False)
         drift = (still - evidence.initial[span.layer]) @ span.basis.mT
-        return cls(span.layer, drift, columns.to(still.dtype), coordinates.scale)
+        return cls(span.layer, drift, columns.to(still.dtype), values[:, None] * rows, coordinates.scale)
 
     def focus(self, displacement: Params) -> Params:
         """The displacement with ΔW1 ``(out, r)`` seen within the column space: ``(r, r)``."""
@@ -61,10 +64,39 @@ class FirstLayer:
         self, simulated: Params, coefficients: Tensor, *, scale: Tensor, damping: float, focus: bool
     ) -> Tensor:
         """D̂D̂ᵀ over ``scale²`` (what the distance divides by), plus ``damping`` times its mean eigenvalue."""
-        moved = simulated[self.name] - self.drift
-        moved, c = (self.columns.mT @ moved if focus else moved).double() / scale, coefficients.double()
-        influence = solve(_damped(c @ c.mT, _RIDGE), c @ moved.mT)  # D̂ from ΔŴ1 = D̂ᵀC
+        influence = self._influence(simulated, coefficients) / scale
+        influence = influence @ self.columns.double() if focus else influence
         return self.scale**2 * _damped(influence @ influence.mT, damping)
+
+    @torch.no_grad()
+    def decoded(self, simulated: Params, coefficients: Tensor, *, damping: float) -> Tensor:
+        """The leaf of the images that explain the real ΔW1, if they move the weights as those at ``coefficients`` do.
+
+        Args:
+            damping: holds back what moves ΔW1 little: the weight of the way gone, in mean eigenvalues of DDᵀ.
+        """
+        c = coefficients.double()
+        d = _robust(self._influence(simulated, c), self.columns.double())  # D within the column space
+        curvature = _damped(d @ d.mT, damping)
+        step = solve(curvature, d @ (self.within - d.mT @ c))
+        return ((c + step) / self.scale).to(coefficients.dtype)
+
+    def _influence(self, simulated: Params, coefficients: Tensor) -> Tensor:
+        """D̂ ``(n, out)`` from ΔŴ1 = D̂ᵀC."""
+        c, moved = coefficients.double(), (simulated[self.name] - self.drift).double()
+        return solve(_damped(c @ c.mT, _RIDGE), c @ moved.mT)
+
+
+def _robust(rows: Tensor, basis: Tensor) -> Tensor:
+    """Coordinates ``(n, r)`` in an orthonormal basis ``(out, r)`` of rows ``(n, out)`` with some entries wrong."""
+    found = rows @ basis
+    for _ in range(_ROUNDS):
+        error = rows - found @ basis.mT
+        typical = _TYPICAL * error.abs().median(1, keepdim=True).values.clamp(min=torch.finfo(error.dtype).tiny)
+        trust = 1 / (1 + (error / typical).square())  # Cauchy's weights
+        pairs = zip(trust, rows, strict=True)
+        found = torch.stack([solve((basis.mT * w) @ basis, basis.mT @ (w * row)) for w, row in pairs])
+    return found
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from simudy.dynamics import tree
 from simudy.errors import SimudyError
 
 PATIENCE = 10  # refused steps in a row before the search is called diverged
+_DAMPING, _BOLDER, _SHORTER = 0.03, 0.3, 10.0  # of refining steps: at first; times, after one that helped, or did not
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Outer:
         average: decay of a running mean of the variables, 0 for none. A network with kinks leaves the iterates
             jittering about the solution; where the mean ends with a lower objective than the best iterate, it is the
             result.
+        refine: at most this many steps at the end that need no derivative, where the method has such (``simudy`` in the
+            span: see ``FirstLayer``), each kept if it lowers the objective.
     """
 
     lr: float = 0.1
@@ -44,6 +47,7 @@ class Outer:
     tolerance: float = 0.0
     lrs: dict[str, float] = field(default_factory=dict)
     average: float = 0.0
+    refine: int = 10
 
 
 @dataclass
@@ -123,7 +127,8 @@ class Search:
 
     def result(self, status: str) -> Reconstruction:
         """The best so far; before the first finite step, the initial dummies."""
-        images, labels = self.at_best(lambda: (self.problem.images().detach(), self.problem.labels().detach()))
+        with self._standing_at(self.best):  # copies, for in pixels the images are the variables
+            images, labels = (t.detach().clone() for t in (self.problem.images(), self.problem.labels()))
         learned = {k[4:]: self.best[k].exp().item() for k in self.leaves if k.startswith("log_")}
         scores = {k: self.best[k].item() for k in ("objective", "distance")}
         return Reconstruction(images, labels, status, **scores, learned=learned, iterations=self.iteration,
@@ -131,15 +136,18 @@ class Search:
 
     def consider_mean(self) -> None:
         """Take the running mean as the best, if it is."""
-        with self._standing_at(self.mean):
-            objective, distance = (t.detach() for t in self.problem.objective(1.0))
-        if bool(objective < self.best["objective"]):
-            self.best = {**self.mean, "objective": objective, "distance": distance}
+        self._consider(self.mean)
 
-    def at_best(self, fn: Callable[[], Any]) -> Any:
-        """``fn()`` with the variables at their best."""
-        with self._standing_at(self.best):
-            return fn()
+    def refine(self) -> None:
+        """Steps from the best that need no derivative (Levenberg and Marquardt's rule for their length)."""
+        start, damping = time.perf_counter(), _DAMPING
+        for _ in range(self.outer.refine):
+            with self._standing_at(self.best):
+                moved = self.problem.refined(damping=damping)
+            if moved is None or damping > 1:
+                break
+            damping *= _BOLDER if self._consider({**self.best, **moved}) else _SHORTER
+        self.seconds += time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on: tensors, numbers and strings."""
@@ -165,6 +173,15 @@ class Search:
             grad.copy_(torch.where(finite, grad, 0.0))
         seen.append((objective.detach(), distance.detach(), finite))
         return objective.detach()
+
+    @torch.no_grad()
+    def _consider(self, values: dict[str, Tensor]) -> bool:
+        """Take ``values`` as the best, if they are."""
+        with self._standing_at(values):
+            objective, distance = self.problem.objective(1.0)
+        if better := bool(objective < self.best["objective"]):
+            self.best = {**values, "objective": objective, "distance": distance}
+        return better
 
     def _stage(self, iteration: int) -> object:
         """What the objective of this iteration, counted from 1, means."""
@@ -235,10 +252,12 @@ def pursue(search: Search, *, on_step: Callable[[Search], None] | None = None) -
             search.step()
             if on_step is not None:
                 on_step(search)
+        if search.outer.average:
+            search.consider_mean()
+        if search.status != "diverged":
+            search.refine()
     except KeyboardInterrupt:
         return search.result("interrupted")
-    if search.outer.average:
-        search.consider_mean()
     return search.result(search.status)
 
 

@@ -10,7 +10,7 @@ from simudy.attack.evidence import Evidence
 
 
 class Problem(Protocol):
-    """A minimisation problem over leaf tensors. Implementations derive from it, and so have a ``precondition``."""
+    """A minimisation problem over leaf tensors. Implementations derive from it, for what does nothing here."""
 
     def variables(self) -> dict[str, Tensor]:
         """The leaves to move, by name; the outer optimizer gives each a parameter group."""
@@ -34,6 +34,10 @@ class Problem(Protocol):
 
     def precondition(self) -> None:
         """Called between the backward pass and the outer optimizer's step: may rescale the leaves' gradients."""
+
+    def refined(self, *, damping: float) -> dict[str, Tensor] | None:
+        """What a step without derivatives makes of the variables it moves; shorter with ``damping``. Default: none."""
+        return None
 
 
 class Method(Protocol):

@@ -99,13 +99,13 @@ class Simudy:
         return SimudyProblem(self, coordinates.reduced(evidence), dummy, first=first)
 
     def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
-        if self.damping is None and self.focus_after >= 1:
-            return None
-        if not isinstance(coordinates, Coefficients):
+        if isinstance(coordinates, Coefficients):
+            return FirstLayer.of(coordinates, evidence)
+        if self.damping is not None or self.focus_after < 1:
             raise SimudyError(
                 "attack.damping and attack.focus_after need the span's coordinates: set dummy.images=span"
             )
-        return FirstLayer.of(coordinates, evidence)
+        return None
 
 
 class SimudyProblem(Problem):
@@ -140,6 +140,13 @@ class SimudyProblem(Problem):
             leaf = self.dummy.inputs
             step = solve(self.curvature, self.dummy.inputs.grad.double())
             leaf.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(leaf.dtype)
+
+    @torch.no_grad()
+    def refined(self, *, damping: float) -> dict[str, Tensor] | None:
+        if self.first is None:
+            return None
+        simulated = tree.sub(self.land(), self.evidence.initial)
+        return {"images": self.first.decoded(simulated, self.dummy.network_inputs(), damping=damping)}
 
     def stage(self, progress: float) -> object:
         return self._steps(progress), progress >= self.settings.focus_after

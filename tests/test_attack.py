@@ -428,6 +428,16 @@ def test_a_resumed_search_ends_bit_for_bit_the_same(outer):
         assert [r["objective"] for r in found.history] == [r["objective"] for r in whole.history]
 
 
+def test_a_search_resumed_while_it_refines_ends_the_same():
+    evidence, *_ = trained()
+    states, run = [], partial(reconstruct, evidence, method=Simudy(images="span"), outer=Outer(iterations=3, refine=4))
+    whole = run(on_step=lambda search: states.append(torch_copy(search.state_dict())))
+    assert len(states) == 3 + 4 and [state["refined"] for state in states[2:]] == [0, 1, 2, 3, 4]
+    for state in states:
+        found = run(resume=state)
+        assert torch.equal(found.images, whole.images) and found.objective == whole.objective
+
+
 def torch_copy(state):
     """Through a file's worth of bytes, tensors and plain data only, as a checkpoint goes."""
     import io

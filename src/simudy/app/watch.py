@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """Called after every outer step.
+    """Called after every step, those that refine included.
 
     Attributes:
         snapshots: images by iteration, dense at first and sparser later, for the curve and the filmstrip.
@@ -79,7 +79,9 @@ class Watch:
 
     def _report(self, search: Search, now: float) -> None:
         last = search.history[-1] if search.history else {"objective": float("nan"), "distance": float("nan")}
-        if sys.stderr.isatty():
+        if search.refined:
+            log.info("refining, step %d: distance %.3e", search.refined, search.best["distance"])
+        elif sys.stderr.isatty():
             if self.bar is None:
                 self.bar = tqdm(total=self.iterations, initial=search.iteration - 1, unit="step", leave=False)
             self.bar.set_postfix(distance=f"{last['distance']:.2e}", refresh=False)

@@ -85,7 +85,8 @@ class Search:
         self.leaves = problem.variables()
         self.optimizer = outer.optimizer(_groups(self.leaves, outer.lrs), lr=outer.lr)
         self.scheduler = (outer.schedule or partial(CosineAnnealingLR, T_max=outer.iterations))(self.optimizer)
-        self.iteration, self.refused, self.seconds = 0, 0, 0.0
+        self.iteration, self.refined, self.refused, self.seconds = 0, 0, 0, 0.0
+        self.damping = _DAMPING
         self.history: list[dict[str, float]] = []
         device = next(iter(self.leaves.values())).device
         self.best = {**tree.map(torch.clone, tree.detach(self.leaves)), **_scores(float("inf"), device)}
@@ -115,6 +116,16 @@ class Search:
             self._read()
         self.seconds += time.perf_counter() - start
 
+    def steps(self) -> Iterator[None]:
+        """All that is left to do, a step at a time."""
+        while self.status == "running":
+            self.step()
+            yield
+        if self.outer.average:
+            self.consider_mean()
+        if self.status != "diverged":
+            yield from self.refine()
+
     @property
     def status(self) -> str:
         """``running`` until the search ends; then ``converged``, ``diverged`` or ``finished``."""
@@ -138,16 +149,18 @@ class Search:
         """Take the running mean as the best, if it is."""
         self._consider(self.mean)
 
-    def refine(self) -> None:
-        """Steps from the best that need no derivative (Levenberg and Marquardt's rule for their length)."""
-        start, damping = time.perf_counter(), _DAMPING
-        for _ in range(self.outer.refine):
+    def refine(self) -> Iterator[None]:
+        """Steps from the best that need no derivative, by Levenberg and Marquardt's rule for their length."""
+        while self.refined < self.outer.refine and self.damping <= 1:
+            start = time.perf_counter()
             with self._standing_at(self.best):
-                moved = self.problem.refined(damping=damping)
-            if moved is None or damping > 1:
-                break
-            damping *= _BOLDER if self._consider({**self.best, **moved}) else _SHORTER
-        self.seconds += time.perf_counter() - start
+                moved = self.problem.refined(damping=self.damping)
+            if moved is None:
+                return
+            self.damping *= _BOLDER if self._consider({**self.best, **moved}) else _SHORTER
+            self.refined += 1
+            self.seconds += time.perf_counter() - start
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on: tensors, numbers and strings."""
@@ -212,7 +225,7 @@ class Search:
                 leaf.copy_(values[name])
 
 
-_CARRIED = ("iteration", "refused", "seconds", "history", "best", "mean", "_unread")
+_CARRIED = ("iteration", "refined", "damping", "refused", "seconds", "history", "best", "mean", "_unread")
 
 
 def reconstruct(
@@ -231,7 +244,7 @@ def reconstruct(
         outer: the outer loop's settings.
         seed: draws the initial dummies and labels.
         resume: a ``Search.state_dict()`` to go on from; the other arguments must be those it was made with.
-        on_step: called after every outer step with the search, to report, save or score.
+        on_step: called after every step with the search, to report, save or score.
 
     Returns:
         The best iterate. Ctrl-C returns it too, with status ``interrupted``.
@@ -248,14 +261,9 @@ def reconstruct(
 def pursue(search: Search, *, on_step: Callable[[Search], None] | None = None) -> Reconstruction:
     """Step until the search ends, and return the best iterate; see ``reconstruct``."""
     try:
-        while search.status == "running":
-            search.step()
+        for _ in search.steps():
             if on_step is not None:
                 on_step(search)
-        if search.outer.average:
-            search.consider_mean()
-        if search.status != "diverged":
-            search.refine()
     except KeyboardInterrupt:
         return search.result("interrupted")
     return search.result(search.status)

@@ -37,6 +37,7 @@ class Case:
     n: int
     epochs: int
     method: Simudy = field(default_factory=lambda: Simudy(images="span", gradient=Factored()))
+    refine: bool = False  # a step without derivatives in an iteration's place, judged as the outer loop judges it
 
 
 def resnet() -> nn.Module:
@@ -47,6 +48,7 @@ CASES = {
     "mlp20": Case(lambda: MLP(SHAPE), n=20, epochs=8),
     "mlp20x20": Case(lambda: MLP(SHAPE), n=20, epochs=20),
     "mlp100": Case(lambda: MLP(SHAPE), n=100, epochs=8),
+    "mlp100-refine": Case(lambda: MLP(SHAPE), n=100, epochs=8, refine=True),
     "mlp4000": Case(lambda: MLP(SHAPE, width=4000), n=20, epochs=8),
     "resnet": Case(resnet, n=20, epochs=20, method=Simudy()),
     "resnet-lean": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Mixed())),
@@ -69,6 +71,8 @@ def victim(case: Case, *, device: str) -> Evidence:
 def ours(case: Case, evidence: Evidence) -> Callable[[], object]:
     problem = case.method.problem(evidence, seed=0)
     leaf = problem.variables()["images"]
+    if case.refine:
+        return torch.no_grad()(lambda: (problem.refined(damping=0.03), problem.objective(0.0)))
     return lambda: torch.autograd.grad(problem.objective(0.0)[0], leaf)
 
 

@@ -92,7 +92,7 @@ def _facts(cfg: DictConfig, found: Reconstruction, evidence: Evidence, device: t
         "objective": found.objective,
         "iterations": found.iterations,
         "seconds": round(found.seconds, 3),
-        "seconds_per_iteration": found.seconds / max(found.iterations, 1),
+        "seconds_per_iteration": (found.history[-1]["seconds"] if found.history else 0.0) / max(found.iterations, 1),
         "peak_memory_mb": round(_peak_memory(device), 1),
         "n": evidence.n or len(found.images),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

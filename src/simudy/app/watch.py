@@ -79,17 +79,19 @@ class Watch:
 
     def _report(self, search: Search, now: float) -> None:
         last = search.history[-1] if search.history else {"objective": float("nan"), "distance": float("nan")}
-        if search.refined:
-            log.info("refining, step %d: distance %.3e", search.refined, search.best["distance"])
-        elif sys.stderr.isatty():
+        distance = search.best["distance"] if search.refined else last["distance"]
+        if sys.stderr.isatty():
             if self.bar is None:
                 self.bar = tqdm(total=self.iterations, initial=search.iteration - 1, unit="step", leave=False)
-            self.bar.set_postfix(distance=f"{last['distance']:.2e}", refresh=False)
-            self.bar.update()
+            self.bar.set_postfix(distance=f"{distance:.2e}", refresh=search.refined > 0)
+            self.bar.update(0 if search.refined else 1)
         elif now - self.logged >= self.intervals.log:
-            left = search.seconds / search.iteration * (self.iterations - search.iteration)
-            words = "iteration %d of %d: objective %.3e, distance %.3e, %s left"
-            log.info(words, search.iteration, self.iterations, last["objective"], last["distance"], _clock(left))
+            if search.refined:
+                log.info("refining, step %d of up to %d: distance %.3e", search.refined, search.outer.refine, distance)
+            else:
+                left = search.seconds / search.iteration * (self.iterations - search.iteration)
+                words = "iteration %d of %d: objective %.3e, distance %.3e, %s left"
+                log.info(words, search.iteration, self.iterations, last["objective"], distance, _clock(left))
             self.logged = now
 
 

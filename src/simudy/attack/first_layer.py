@@ -10,6 +10,12 @@ goes to the same stationary points, only straighter.
 *Focus.* The units of a ReLU network switch as C moves, which no derivative sees: D̂ = D + E, and least squares in C
 shrinks towards zero as if E were signal (errors in variables). E points anywhere in the ``out`` dimensions, D only into
 the column space of ΔW1, which is known. Compared within that space, most of E is gone, and the bias with it.
+
+*Decoding.* E is sparse: few units switch wrongly, and theirs is nearly all of it. So a row of D̂ is as a word of an
+error-correcting code: r numbers, its coordinates in the column space, sent as ``out`` of which some arrive garbled.
+Robust regression reads them nearly as if none had (iteratively reweighted least squares: Holland and Welsch, 1977; that
+sparse errors can be undone exactly: Candès and Tao, Decoding by linear programming, 2005), and ΔW1 = DᵀC, solved for C,
+gives the images. Nothing is differentiated.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ def mlp(width=40):
     )
 
 
-def trained(recipe=None, *, dtype=torch.float64, n=N, seed=0):
+def trained(recipe=None, *, make=mlp, dtype=torch.float64, n=N, seed=0):
     """Evidence of a run on random images, and the images and labels themselves."""
     torch.manual_seed(seed)
-    model = StatelessModel(mlp().to(dtype))
+    model = StatelessModel(make().to(dtype))
     recipe = recipe or Recipe(SGD(lr=0.1), epochs=5)
     images, labels = torch.randn(n, *SHAPE, dtype=dtype), torch.arange(n) % CLASSES
     final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
@@ -365,12 +365,11 @@ def test_reconstruction_finds_the_images_in_the_span():
 
 def test_refining_ends_exactly_where_derivatives_stall():
     """Units of a ReLU network switch as the images move; the steps at the end do not mind."""
-    torch.manual_seed(0)
-    layers = nn.Flatten(), nn.Linear(16, 400), nn.ReLU(), nn.Linear(400, CLASSES)
-    model, recipe = StatelessModel(nn.Sequential(*layers).double()), Recipe(SGD(lr=0.02), epochs=8)
-    truth, labels = torch.randn(N, *SHAPE, dtype=torch.float64), torch.arange(N) % CLASSES
-    final = simulate(model.loss, model.params, recipe.collate(truth, labels), recipe.rules(N))
-    evidence = Evidence(model, model.params, tree.detach(final), recipe, SHAPE, CLASSES, N)
+
+    def relu():
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 400), nn.ReLU(), nn.Linear(400, CLASSES))
+
+    evidence, truth, labels = trained(Recipe(SGD(lr=0.02), epochs=8), make=relu)
     method = Simudy(images="span", labels=labels, distance="euclidean")
     without, refined = (
         reconstruct(evidence, method=method, outer=Outer(iterations=100, refine=steps), seed=1) for steps in (0, 10)

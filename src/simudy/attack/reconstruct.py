@@ -122,7 +122,7 @@ class Search:
             self.step()
             yield
         if self.outer.average:
-            self.consider_mean()
+            self._consider(self.mean)
         if self.status != "diverged":
             yield from self.refine()
 
@@ -144,10 +144,6 @@ class Search:
         scores = {k: self.best[k].item() for k in ("objective", "distance")}
         return Reconstruction(images, labels, status, **scores, learned=learned, iterations=self.iteration,
                               seconds=self.seconds, history=self.history)  # fmt: skip
-
-    def consider_mean(self) -> None:
-        """Take the running mean as the best, if it is."""
-        self._consider(self.mean)
 
     def refine(self) -> Iterator[None]:
         """Steps from the best that need no derivative, by Levenberg and Marquardt's rule for their length."""

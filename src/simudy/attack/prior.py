@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+
+def prior(images: Callable[[], Tensor], pixels: tuple[Tensor, Tensor], *, tv: float, box: float) -> Tensor | float:
+    """tv·TV(x̂) + box·outside(x̂); where neither counts the images are not asked for. ``pixels``: see ``pixel_range``."""
+    if not (tv or box):
+        return 0.0
+    x = images()
+    return tv * total_variation(x) + (box * outside_box(x, *pixels) if box else 0.0)
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer import FirstLayer, solve
 from simudy.attack.methods.problem import Problem
-from simudy.attack.prior import outside_box, pixel_range, total_variation
+from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct, Recompute
 from simudy.dynamics.compact import compact
@@ -115,7 +115,7 @@ class SimudyProblem(Problem):
         self.settings, self.evidence, self.dummy, self.first = settings, evidence, dummy, first
         self.recipe = evidence.recipe
         self.real = self._real()
-        self.low, self.high = pixel_range(evidence.mean, evidence.std, like=dummy.images())
+        self.pixels = pixel_range(evidence.mean, evidence.std, like=dummy.images())
         self.curvature: Tensor | None = None
 
     def variables(self) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ class SimudyProblem(Problem):
         distance = DISTANCES[s.distance](simulated, real)
         if s.position:
             distance = distance + s.position * position(simulated, real)
-        return distance + self._prior(), distance
+        return distance + prior(self.dummy.images, self.pixels, tv=s.tv, box=s.box), distance
 
     def precondition(self) -> None:
         if self.curvature is not None and self.dummy.inputs.grad is not None:
@@ -187,13 +187,6 @@ class SimudyProblem(Problem):
         if s.clip_above is None or progress >= s.clip_until:
             return rules
         return [Clipped(rule, max_norm=s.clip_above, rescale_to=s.clip_to) for rule in rules]
-
-    def _prior(self) -> Tensor | float:
-        s = self.settings
-        if not (s.tv or s.box):
-            return 0.0
-        images = self.dummy.images()
-        return s.tv * total_variation(images) + (s.box * outside_box(images, self.low, self.high) if s.box else 0.0)
 
 
 def _stretched(rules: list[Rule], steps: int) -> list[Rule]:

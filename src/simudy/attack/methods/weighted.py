@@ -14,7 +14,7 @@ from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import Dummy, known_count, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.prior import outside_box, pixel_range, total_variation
+from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.optim import SGD
@@ -107,6 +107,9 @@ class Combination(Problem):
     target: Params
     penalty: Callable[[], Tensor | float] = lambda: 0.0
 
+    def __post_init__(self) -> None:
+        self.pixels = pixel_range(self.evidence.mean, self.evidence.std, like=self.weights)
+
     def variables(self) -> dict[str, Tensor]:
         return {**self.dummy.variables(), **self.leaves}
 
@@ -114,7 +117,7 @@ class Combination(Problem):
         s = self.settings
         name = "euclidean" if progress < s.euclidean_until else s.distance
         distance = DISTANCES[name](self.combined(), self.target)
-        return distance + self._prior() + self.penalty(), distance
+        return distance + prior(self.dummy.images, self.pixels, tv=s.tv, box=s.box) + self.penalty(), distance
 
     def combined(self) -> Params:
         """−Σ_points Σ_i λ_i ∇loss_i: where descending the weighted losses leads."""
@@ -132,12 +135,3 @@ class Combination(Problem):
         batch = (self.dummy.network_inputs(), self.dummy.targets(), len(weights) * weights)
         params, grads = self.settings.gradient.bind(self.loss, at, [batch], [SGD()])
         return grads(params, batch)
-
-    def _prior(self) -> Tensor | float:
-        s, images = self.settings, self.dummy.images()
-        box = (
-            s.box * outside_box(images, *pixel_range(self.evidence.mean, self.evidence.std, like=images))
-            if s.box
-            else 0.0
-        )
-        return s.tv * total_variation(images) + box

@@ -173,7 +173,7 @@ class Search:
 
     def _closure(self, seen: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         self.optimizer.zero_grad()
-        objective, distance = self.problem.objective(self.iteration / self.outer.iterations)
+        objective, distance = self.problem.objective(self._progress(self.iteration + 1))
         objective.backward()
         self.problem.precondition()
         grads = [leaf.grad for leaf in self.leaves.values() if leaf.grad is not None]
@@ -187,14 +187,18 @@ class Search:
     def _consider(self, values: dict[str, Tensor]) -> bool:
         """Take ``values`` as the best, if they are."""
         with self._standing_at(values):
-            objective, distance = self.problem.objective(1.0)
+            objective, distance = self.problem.objective(self._progress(self.outer.iterations))
         if better := bool(objective < self.best["objective"]):
             self.best = {**values, "objective": objective, "distance": distance}
         return better
 
     def _stage(self, iteration: int) -> object:
         """What the objective of this iteration, counted from 1, means."""
-        return self.problem.stage(max(iteration - 1, 0) / self.outer.iterations)
+        return self.problem.stage(self._progress(iteration))
+
+    def _progress(self, iteration: int) -> float:
+        """How far this iteration, counted from 1, is through them all."""
+        return max(iteration - 1, 0) / self.outer.iterations
 
     def _read(self) -> None:
         """Fetch what was measured since the last time."""

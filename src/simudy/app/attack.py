@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import logging
 import platform
 import resource
@@ -15,10 +14,9 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import save
 
 from simudy.analysis.metrics import WINDOW
-from simudy.app import settings
+from simudy.app import reconstruction, settings
 from simudy.app.folder import Folder
 from simudy.app.identity import config_hash
 from simudy.app.memory import fitted
@@ -50,7 +48,8 @@ def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: F
         found = pursue(search, on_step=watch)
     watch.save()
     log.info("%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance)
-    _write(folder, found, _facts(cfg, found, evidence, device))
+    write_history(folder, found.history)
+    reconstruction.write(folder.reconstruction, found, _facts(cfg, found, evidence, device))
 
 
 def rehearse(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> None:
@@ -107,14 +106,6 @@ def _peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _write(folder: Folder, found: Reconstruction, facts: dict[str, Any]) -> None:
-    learned = {f"learned.{name}": torch.tensor(value) for name, value in found.learned.items()}
-    tensors = {"images": found.images, "labels": found.labels, **learned}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_history(folder, found.history)
-    write_atomically(folder.reconstruction, save(plain, metadata={"facts": json.dumps(facts)}))
 
 
 def write_history(folder: Folder, rows: list[dict[str, Any]]) -> None:

@@ -52,7 +52,7 @@ class DummyConfig:
 
     images: str = "pixels"
     decay: float = 1.5
-    start: str | None = None
+    start: Any = None
     labels: Any = "balanced"
     noise: float = 0.5
     learn: list[str] = field(default_factory=list)
@@ -137,7 +137,6 @@ CHOICES = {
     "backend": ("native", "torchopt", "higher"),
     "victim.mode": ("eval", "train"),
     "dummy.images": ("pixels", "frequencies", "span"),
-    "dummy.start": (None, "natural"),
 }
 POSITIVE = ("recipe.epochs", "outer.iterations", "victim.pretrain.batch_size")
 

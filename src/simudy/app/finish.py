@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simudy.analysis.gallery import save_gallery
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
-from simudy.app import checkpoint
+from simudy.app import checkpoint, reconstruction
 from simudy.app.attack import write_history
 from simudy.app.folder import Folder, read_json, write_json
 from simudy.app.secret import Secret
-from simudy.errors import SimudyError
 from simudy.victim.data import Normalisation
 
 log = logging.getLogger(__name__)
@@ -31,24 +28,14 @@ SHOWN = 6  # images in the filmstrip
 
 def finish(cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: Folder) -> dict[str, Any]:
     """Score, draw and write ``result.json`` last: where it is, everything is."""
-    images, facts = _reconstruction(folder)
+    tensors, facts = reconstruction.read(folder.reconstruction)
+    images = tensors["images"]
     scored = _score(images, secret, cfg.seed) if secret else None
     result = {"status": facts.pop("status"), **_figures(scored), **facts}
     _draw(cfg, images, secret, normalisation, scored, result, folder)
     write_json(folder.result, result)
     _announce(result, folder)
     return result
-
-
-def _reconstruction(folder: Folder) -> tuple[Tensor, dict[str, Any]]:
-    path = folder.reconstruction
-    if not path.exists():
-        raise SimudyError(f"no {path.name} in {folder.root}: run task=reconstruct there first")
-    try:
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("images"), json.loads(file.metadata()["facts"])
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise SimudyError(f"{path} is damaged: remove it and run task=reconstruct again") from error
 
 
 def _score(images: Tensor, secret: Secret, seed: int) -> Score:

@@ -12,6 +12,7 @@ from simudy.app.build import build, described, unfinished
 from simudy.app.check import fits, locate, parameters
 from simudy.app.recipe import guessed
 from simudy.app.secret import Secret
+from simudy.app.start import beginning
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method
 from simudy.attack.reconstruct import Outer
@@ -19,7 +20,6 @@ from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
 
 GUESSES = ("inner", "recipe")
-_PUBLIC = 1000  # images to begin at: more than any attack here has dummies
 
 
 def device(name: str) -> torch.device:
@@ -55,29 +55,21 @@ def outer(cfg: DictConfig) -> Outer:
 
 
 def _shared(cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None) -> dict[str, Any]:
+    start, labels = beginning(cfg, evidence)
     return {
         "distance": cfg.distance,
         "tv": cfg.prior.tv,
         "box": cfg.prior.box,
         "images": cfg.dummy.images,
         "decay": cfg.dummy.decay,
-        "start": _start(cfg, evidence) if cfg.dummy.start else None,
-        "labels": _labels(cfg.dummy.labels, secret),
+        "start": start,
+        "labels": _labels(cfg.dummy.labels, secret) if labels is None else labels,
         "noise": cfg.dummy.noise,
         "learn": tuple(cfg.dummy.learn),
         "recipe": recipe,
         "adjoint": build(cfg.adjoint, "adjoint"),
         "gradient": build(cfg.gradient, "gradient"),
     }
-
-
-def _start(cfg: DictConfig, evidence: Evidence) -> Tensor:
-    """Public images to begin at, normalised."""
-    splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed) if cfg.data else None
-    if splits is None or splits.pretrain is None:
-        raise SimudyError("dummy.start=natural needs public images, and data offers none: choose others, or null")
-    public = splits.normalisation.normalise(splits.pretrain.images[:_PUBLIC])
-    return public.to(next(iter(evidence.initial.values())))
 
 
 def _labels(said: Any, secret: Secret | None) -> str | Tensor:

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file
 from torch import Tensor
 
 from simudy.analysis.score import paper_pairing, paper_ssim
-from simudy.app import evidence, settings
+from simudy.app import evidence, reconstruction, settings
 from simudy.app.folder import Folder, write_json
 from simudy.app.secret import Secret
 from simudy.attack.evidence import Evidence
@@ -52,8 +51,8 @@ def _rank(held: Evidence) -> dict[str, Any]:
     return {"rank": estimate.n, "gap": min(estimate.gap, torch.finfo(torch.float64).max)}  # json knows no infinity
 
 
-def _dummies(cfg: DictConfig, held: Evidence, secret: Secret | None, reconstruction: Path) -> dict[str, Any]:
-    tensors = load_file(reconstruction, device=str(next(iter(held.initial.values())).device))
+def _dummies(cfg: DictConfig, held: Evidence, secret: Secret | None, path: Path) -> dict[str, Any]:
+    tensors, _ = reconstruction.read(path, device=str(next(iter(held.initial.values())).device))
     worth = contributions(_restored(cfg, held, secret, tensors))
     found: dict[str, Any] = {"contributions": worth.tolist()}
     log.info("contributions, highest first: %s", " ".join(f"{x:.3g}" for x in worth.sort(descending=True).values))

@@ -77,7 +77,8 @@ def new_dummy(
     Args:
         coordinates: what the images are sought in. Default: pixels.
         labels: ``"balanced"`` (equal count per class, overall and in each batch, at random, fixed), ``"learned"`` (soft
-            labels, from near uniform), or the labels themselves ``(n,)``.
+            labels, from near uniform), or the labels themselves: class indices ``(n,)``, fixed, or probabilities
+            ``(n, classes)`` to go on learning from.
         n: how many. Default: what the evidence says, or the coordinates tell.
         noise: standard deviation of the initial leaf.
         start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: any the attacker has, of other origin.
@@ -123,6 +124,8 @@ def _first(start: Tensor, n: int, shape: tuple[int, ...]) -> Tensor:
 def _new_labels(
     labels: str | Tensor, n: int, classes: int, *, batch: int, generator: torch.Generator, like: Tensor
 ) -> Tensor:
+    if isinstance(labels, Tensor) and labels.shape == (n, classes):
+        return labels.to(like).clamp(min=torch.finfo(like.dtype).eps).log().requires_grad_()
     if isinstance(labels, Tensor):
         if labels.shape != (n,) or int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise SimudyError(

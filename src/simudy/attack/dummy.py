@@ -81,7 +81,7 @@ def new_dummy(
             ``(n, classes)`` to go on learning from.
         n: how many. Default: what the evidence says, or the coordinates tell.
         noise: standard deviation of the initial leaf.
-        start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: public ones, or those an earlier search found.
+        start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: public ones, or what a search found.
         learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
 
     Raises:

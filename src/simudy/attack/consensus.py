@@ -37,15 +37,13 @@ def consensus(images: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tenso
         raise SimudyError("a consensus takes reconstructions of one number of images, one shape and one kind of labels")
     classes = 1 + max(int(y.max()) for y in labels)
     likely = [y if y.is_floating_point() else F.one_hot(y, classes).to(images[0]) for y in labels]
-    order, before = [torch.arange(len(images[0]))] * len(images), None
-    middle, agreed = images[0], likely[0]
+    middle, agreed, orders = images[0], likely[0], None
     for _ in range(_ROUNDS):
-        order = [_matched(middle, agreed, i, y) for i, y in zip(images, likely, strict=True)]
-        middle = torch.stack([i[o] for i, o in zip(images, order, strict=True)]).quantile(0.5, dim=0)
-        agreed = torch.stack([y[o] for y, o in zip(likely, order, strict=True)]).mean(0)
-        if before is not None and all(map(torch.equal, order, before)):
+        before, orders = orders, [_matched(middle, agreed, i, y) for i, y in zip(images, likely, strict=True)]
+        if before is not None and all(map(torch.equal, orders, before)):
             break
-        before = order
+        middle = torch.stack([i[o] for i, o in zip(images, orders, strict=True)]).quantile(0.5, dim=0)
+        agreed = torch.stack([y[o] for y, o in zip(likely, orders, strict=True)]).mean(0)
     return middle, agreed if labels[0].is_floating_point() else agreed.argmax(1)
 
 

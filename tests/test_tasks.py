@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 from conftest import result
 
@@ -44,6 +45,15 @@ def test_size_ranks_the_surplus_dummies_of_a_run(cli, tmp_path):
     assert len(dummies["contributions"]) == 6 and dummies["matched"]["count"] + dummies["unmatched"]["count"] == 6
     assert {"ssim_paper_of_all", "ssim_paper_of_top"} <= {*dummies}
     assert (tmp_path / "a/result.json").read_text() == before
+
+
+def test_size_does_without_what_the_run_began_at(cli, tmp_path):
+    assert cli("hydra.run.dir=a", "dummy.images=pixels").code == 0
+    assert cli("hydra.run.dir=b", "dummy.images=pixels", "dummy.start=a").code == 0
+    shutil.rmtree(tmp_path / "a")
+    outcome = cli("task=size", "hydra.run.dir=b", tiny=False)
+    assert outcome.code == 0, outcome.err
+    assert len(json.loads((tmp_path / "b/size.json").read_text())["dummies"]["contributions"]) == 4
 
 
 def test_size_needs_a_simulated_run(cli):

@@ -27,7 +27,8 @@ def size(cfg: DictConfig, folder: Folder) -> dict[str, Any]:
     """Write ``size.json``: beside an earlier run's reconstruction it ranks that run's dummies, by its own settings."""
     ran = folder.reconstruction.exists()
     if ran:
-        cfg = OmegaConf.merge(folder.settings(), {"task": "size"})  # type: ignore[assignment]
+        found_here = {"task": "size", "dummy": {"start": None}}  # where the dummies began does not matter any more
+        cfg = OmegaConf.merge(folder.settings(), found_here)  # type: ignore[assignment]
     else:
         folder.claim(cfg)
     device = settings.device(cfg.device)

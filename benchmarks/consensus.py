@@ -1,4 +1,5 @@
-"""The consensus of several reconstructions, found once before a search begins: seconds of CPU and peak memory.
+"""The consensus of several reconstructions, found once before a search begins: seconds of CPU and
+peak memory.
 
 python benchmarks/consensus.py [--starts 3 5] [--repeats 3] [--threads 1]
 """
@@ -27,11 +28,15 @@ def matching(n: int, starts: int) -> Callable[[], object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--starts", nargs="*", type=int, default=[3, 5])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peak-of", nargs=2, type=int, help="print the peak of one case, in bytes, and stop")
+    parser.add_argument(
+        "--peak-of", nargs=2, type=int, help="print the peak of one case, in bytes, and stop"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.peak_of:

@@ -1,8 +1,11 @@
-"""M_lin against width, beside the paper's figures (Tian et al., ICLR 2025): n=100, lr 0.01, one batch of all images.
+"""M_lin against width, beside the paper's figures (Tian et al., ICLR 2025): n=100, lr 0.01, one
+batch of all images.
 
-MLPs start from random weights; the ResNet is pretrained on other images and gets a new head, as in the paper.
+MLPs start from random weights; the ResNet is pretrained on other images and gets a new head, as in
+the paper.
 
-python benchmarks/linearity.py --root DATA [--widths 200 500] [--resnet-width 16] [--resnet-size 16] [--device cpu]
+python benchmarks/linearity.py --root DATA [--widths 200 500] [--resnet-width 16] [--resnet-size 16]
+[--device cpu]
 """
 
 from __future__ import annotations
@@ -36,9 +39,22 @@ def pretrain(net: ResNet, *, root: str, size: int, epochs: int) -> ResNet:
     return net
 
 
-def row(name: str, module: nn.Module, *, root: str, size: int, epochs: int, n: int, paper: object, device: str) -> None:
+def row(
+    name: str,
+    module: nn.Module,
+    *,
+    root: str,
+    size: int,
+    epochs: int,
+    n: int,
+    paper: object,
+    device: str,
+) -> None:
     splits = Cifar10(root=root, n=n, size=size, heldout=0).load(seed=0)
-    images, labels = splits.normalisation.normalise(splits.victim.images).to(device), splits.victim.labels.to(device)
+    images, labels = (
+        splits.normalisation.normalise(splits.victim.images).to(device),
+        splits.victim.labels.to(device),
+    )
     recipe = Recipe(optimizer=SGD(lr=0.01), epochs=epochs)
     found = run_linearity(module.eval().to(device), images, labels, recipe)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -48,12 +64,18 @@ def row(name: str, module: nn.Module, *, root: str, size: int, epochs: int, n: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True)
     parser.add_argument("--widths", type=int, nargs="*", default=list(PAPER))
     parser.add_argument("--resnet-width", type=int, default=16, help="0: no ResNet")
-    parser.add_argument("--resnet-size", type=int, default=16, help="height and width of its images")
-    parser.add_argument("--pretrain", type=int, default=5, help="epochs on 8,000 other images; 0: random weights")
+    parser.add_argument(
+        "--resnet-size", type=int, default=16, help="height and width of its images"
+    )
+    parser.add_argument(
+        "--pretrain", type=int, default=5, help="epochs on 8,000 other images; 0: random weights"
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -69,10 +91,19 @@ def main() -> None:
     if args.resnet_width:
         torch.manual_seed(args.seed)
         shape, size = (3, args.resnet_size, args.resnet_size), args.resnet_size
-        net, paper = ResNet(shape, width=args.resnet_width), 0.5988 if args.resnet_width == 64 else "–"
+        net, paper = (
+            ResNet(shape, width=args.resnet_width),
+            0.5988 if args.resnet_width == 64 else "–",
+        )
         if args.pretrain:
             net = pretrain(net, root=args.root, size=size, epochs=args.pretrain)
-        row(f"ResNet-18, width {args.resnet_width}, {size}×{size}", net, size=size, paper=paper, **common)
+        row(
+            f"ResNet-18, width {args.resnet_width}, {size}×{size}",
+            net,
+            size=size,
+            paper=paper,
+            **common,
+        )
 
 
 if __name__ == "__main__":

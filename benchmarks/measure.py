@@ -1,4 +1,6 @@
-"""How benchmarks measure: times side by side in one process, peak memory each in a process of its own."""
+"""How benchmarks measure: times side by side in one process, peak memory each in a process of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,14 @@ import torch
 MIB = 2**20
 
 
-def side_by_side(cases: Mapping[str, Callable[[], Any]], *, repeats: int, device: str = "cpu") -> dict[str, float]:
-    """Median seconds of each case, all taking turns, so that what else the machine does meets them alike.
+def side_by_side(
+    cases: Mapping[str, Callable[[], Any]], *, repeats: int, device: str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of each case, all taking turns, so that what else the machine does meets them
+    alike.
 
-    With one thread on a CPU these are seconds of that CPU, which others on the machine cannot stretch.
+    With one thread on a CPU these are seconds of that CPU, which others on the machine cannot
+    stretch.
     """
     _keep_freed_pages()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -37,7 +43,8 @@ def side_by_side(cases: Mapping[str, Callable[[], Any]], *, repeats: int, device
 def peak_bytes(run: Callable[[], Any], *, device: str = "cpu") -> int:
     """Most memory that ``run`` takes on top of what is held when it starts. Call once per process.
 
-    CUDA: as torch counts it. CPU: resident memory as the kernel counts it, so import and warm up before.
+    CUDA: as torch counts it. CPU: resident memory as the kernel counts it, so import and warm up
+    before.
     """
     if device == "cuda":
         before = torch.cuda.memory_allocated()
@@ -51,9 +58,9 @@ def peak_bytes(run: Callable[[], Any], *, device: str = "cpu") -> int:
 def in_own_process(script: str, arguments: Sequence[str]) -> Any:
     """What ``script`` prints as the last line of its output, as JSON.
 
-    glibc gives large tensors pages of their own only until one is freed; from then on they come from the heap, whose
-    holes count as resident. A fixed threshold, below all but the smallest tensors, keeps it so, and the figures
-    about the tensors.
+    glibc gives large tensors pages of their own only until one is freed; from then on they come
+    from the heap, whose holes count as resident. A fixed threshold, below all but the smallest
+    tensors, keeps it so, and the figures about the tensors.
     """
     command = [sys.executable, script, *arguments]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB // 16)}
@@ -78,7 +85,9 @@ def _keep_freed_pages() -> None:
 
 def _timed(run: Callable[[], Any], device: str) -> float:
     _synchronise(device)
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    clock = (
+        time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    )
     start = clock()
     run()
     _synchronise(device)

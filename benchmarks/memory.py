@@ -1,8 +1,9 @@
-"""Peak memory against the number of simulated steps: narrow ResNet-18 (width 16), 20 images of 32×32.
+"""Peak memory against the number of simulated steps: narrow ResNet-18 (width 16), 20 images of
+32×32.
 
-Bounds: the peak at 64 steps is at most the peak at 8, plus what must be kept of the steps between, plus 10 %: with
-Direct + Mixed 56 times |θ|, with Recompute(8) 7 times, one for each segment. Each figure comes from a fresh process
-(see ``measure``).
+Bounds: the peak at 64 steps is at most the peak at 8, plus what must be kept of the steps between,
+plus 10 %: with Direct + Mixed 56 times |θ|, with Recompute(8) 7 times, one for each segment. Each
+figure comes from a fresh process (see ``measure``).
 
 python benchmarks/memory.py [--steps 8 16 32 64] [--device cpu]
 """
@@ -21,7 +22,11 @@ CURVES = {
     "Recompute(8), Reverse": "simudy Reverse Recompute",
     "Recompute(8), Mixed": "simudy Mixed Recompute",
 }
-STEPS_PER_THETA = {"Direct, Mixed": 1, "Recompute(8), Reverse": 8, "Recompute(8), Mixed": 8}  # each keeps one θ
+STEPS_PER_THETA = {
+    "Direct, Mixed": 1,
+    "Recompute(8), Reverse": 8,
+    "Recompute(8), Mixed": 8,
+}  # each keeps one θ
 CASE = "conv32"
 
 
@@ -37,7 +42,9 @@ def curve(method: str, steps: Sequence[int], *, device: str = "cpu") -> dict[int
 
 
 def bound(name: str, peaks: dict[int, int]) -> float | None:
-    """What the peak at the last number of steps may be, given the one at the first; None where nothing is promised."""
+    """What the peak at the last number of steps may be, given the one at the first; None where
+    nothing is promised.
+    """
     first, last = min(peaks), max(peaks)
     if name not in STEPS_PER_THETA:
         return None
@@ -46,17 +53,25 @@ def bound(name: str, peaks: dict[int, int]) -> float | None:
 
 def row(name: str, peaks: dict[int, int]) -> list[str]:
     limit, last = bound(name, peaks), peaks[max(peaks)]
-    verdict = "–" if limit is None else f"{limit / measure.MIB:.0f}: {'holds' if last <= limit else 'BROKEN'}"
+    verdict = (
+        "–"
+        if limit is None
+        else f"{limit / measure.MIB:.0f}: {'holds' if last <= limit else 'BROKEN'}"
+    )
     return [name, *(f"{b / measure.MIB:.0f}" for b in peaks.values()), verdict]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", nargs="*", type=int, default=[8, 16, 32, 64])
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     print(f"|θ| = {theta_bytes() / measure.MIB:.2f} MiB. Peak MiB of one outer iteration:\n")
-    rows = [row(name, curve(method, args.steps, device=args.device)) for name, method in CURVES.items()]
+    rows = [
+        row(name, curve(method, args.steps, device=args.device)) for name, method in CURVES.items()
+    ]
     head = ["adjoint, gradient", *(f"{n} steps" for n in args.steps), f"bound at {max(args.steps)}"]
     print(measure.markdown(head, rows))
 

@@ -1,11 +1,13 @@
-"""One outer iteration of the attack beside the paper's flat unroll: time and peak memory, side by side in one run.
+"""One outer iteration of the attack beside the paper's flat unroll: time and peak memory, side by
+side in one run.
 
-The attack runs as configured: images in the span and factored weights for the MLPs, for the ResNet the whole graph or,
-lean, forward over reverse; the reference keeps pixels, a flat θ and the whole graph. Both simulate the same run and
-take the gradient of the cosine distance. The MLP reference also pays for its 3,072 pixels an image: that it must is the
-point.
+The attack runs as configured: images in the span and factored weights for the MLPs, for the ResNet
+the whole graph or, lean, forward over reverse; the reference keeps pixels, a flat θ and the whole
+graph. Both simulate the same run and take the gradient of the cosine distance. The MLP reference
+also pays for its 3,072 pixels an image: that it must is the point.
 
-python benchmarks/outer.py [--cases mlp20 mlp100 mlp4000 resnet resnet-lean] [--device cpu] [--repeats 5] [--threads 1]
+python benchmarks/outer.py [--cases mlp20 mlp100 mlp4000 resnet resnet-lean] [--device cpu]
+[--repeats 5] [--threads 1]
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Case:
     n: int
     epochs: int
     method: Simudy = field(default_factory=lambda: Simudy(images="span", gradient=Factored()))
-    refine: bool = False  # a step without derivatives in an iteration's place, judged as the outer loop judges it
+    # a step without derivatives in an iteration's place, judged as the outer loop judges it
+    refine: bool = False
 
 
 def resnet() -> nn.Module:
@@ -53,7 +56,9 @@ CASES = {
     "resnet": Case(resnet, n=20, epochs=20, method=Simudy()),
     "resnet-lean": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Mixed())),
     "resnet-traced": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Traced())),
-    "resnet-compiled": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Traced(compile="default"))),
+    "resnet-compiled": Case(
+        resnet, n=20, epochs=20, method=Simudy(gradient=Traced(compile="default"))
+    ),
 }
 
 
@@ -64,7 +69,9 @@ def victim(case: Case, *, device: str) -> Evidence:
     images, labels = torch.randn(case.n, *SHAPE).to(device), (torch.arange(case.n) % 10).to(device)
     recipe = Recipe(SGD(lr=0.01), epochs=case.epochs)
     with torch.no_grad():
-        final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(case.n))
+        final = simulate(
+            model.loss, model.params, recipe.collate(images, labels), recipe.rules(case.n)
+        )
     return Evidence(model, model.params, final, recipe, SHAPE, 10, case.n)
 
 
@@ -77,10 +84,14 @@ def ours(case: Case, evidence: Evidence) -> Callable[[], object]:
 
 
 def reference(case: Case, evidence: Evidence) -> Callable[[], object]:
-    images = torch.randn(case.n, *SHAPE, device=evidence.initial[next(iter(evidence.initial))].device).requires_grad_()
+    images = torch.randn(
+        case.n, *SHAPE, device=evidence.initial[next(iter(evidence.initial))].device
+    ).requires_grad_()
     labels = (torch.arange(case.n) % 10).to(images.device)
     moved = tree.sub(evidence.final, evidence.initial)
-    module = case.module().to(images.device)  # as it comes: the copy in the evidence has its norms folded away
+    module = case.module().to(
+        images.device
+    )  # as it comes: the copy in the evidence has its norms folded away
     task = Task(evidence.model, module, evidence.initial, images, labels, moved, steps=case.epochs)
     return lambda: torch.autograd.grad(flat(task), images)
 
@@ -89,7 +100,9 @@ SIDES = {"simudy": ours, "flat unroll": reference}
 
 
 def peak(name: str, side: str, device: str) -> int:
-    """Bytes of one outer iteration in this process; a first one, which may record or compile, goes before."""
+    """Bytes of one outer iteration in this process; a first one, which may record or compile, goes
+    before.
+    """
     run = SIDES[side](CASES[name], victim(CASES[name], device=device))
     run()
     return measure.peak_bytes(run, device=device)
@@ -107,12 +120,16 @@ def compare(name: str, *, device: str, repeats: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="*", choices=CASES, default=DEFAULT)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peak-of", choices=SIDES, help="print the peak of one side, in bytes, and stop")
+    parser.add_argument(
+        "--peak-of", choices=SIDES, help="print the peak of one side, in bytes, and stop"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.peak_of:
@@ -120,7 +137,9 @@ def main() -> None:
         return
     print(measure.markdown(["case", *SIDES, "faster", "memory, of the reference"], []), flush=True)
     for name in args.cases:
-        print(f"| {' | '.join(compare(name, device=args.device, repeats=args.repeats))} |", flush=True)
+        print(
+            f"| {' | '.join(compare(name, device=args.device, repeats=args.repeats))} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """simudy beside its peers: time per outer iteration, peak memory, and error against float64.
 
-One outer iteration simulates SGD on 20 images of noise from θ0, compares the displacement with a given one by cosine,
-and takes the gradient by the images. Peers: ``higher``, TorchOpt (MetaSGD and functional), and the paper's unroll, in
-which θ is a flat vector cut into views every step. Times are medians of turns taken in one process; memory is the most
-resident (CPU) or allocated (CUDA) memory of a fresh process above what it holds once set up and warm.
+One outer iteration simulates SGD on 20 images of noise from θ0, compares the displacement with a
+given one by cosine, and takes the gradient by the images. Peers: ``higher``, TorchOpt (MetaSGD and
+functional), and the paper's unroll, in which θ is a flat vector cut into views every step. Times
+are medians of turns taken in one process; memory is the most resident (CPU) or allocated (CUDA)
+memory of a fresh process above what it holds once set up and warm.
 
 python benchmarks/peers.py [--cases mlp conv conv32] [--steps 4 16 64] [--methods "simudy Traced Direct" higher]
                            [--device cpu] [--repeats 5]
@@ -24,7 +25,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simudy import SGD, Direct, Factored, Mixed, Recompute, Reverse, StatelessModel, Traced, cosine, simulate
+from simudy import (
+    SGD,
+    Direct,
+    Factored,
+    Mixed,
+    Recompute,
+    Reverse,
+    StatelessModel,
+    Traced,
+    cosine,
+    simulate,
+)
 from simudy.dynamics import tree
 from simudy.dynamics.tree import Params
 from simudy.victim.models import MLP, ResNet
@@ -70,13 +82,23 @@ def task(case: str, steps: int, *, device: str = "cpu", dtype: torch.dtype = tor
     model = StatelessModel(module)
     with torch.no_grad():
         end = simulate(model.loss, model.params, [(truth, labels)] * steps, SGD(lr=LR))
-    return Task(model, module, model.params, images.requires_grad_(), labels, tree.sub(end, model.params), steps)
+    return Task(
+        model,
+        module,
+        model.params,
+        images.requires_grad_(),
+        labels,
+        tree.sub(end, model.params),
+        steps,
+    )
 
 
 def simudy(gradient, adjoint) -> Callable[[Task], Tensor]:
     def iteration(task: Task) -> Tensor:
         batches = [(task.images, task.labels)] * task.steps
-        end = simulate(task.model.loss, task.start, batches, SGD(lr=LR), adjoint=adjoint, gradient=gradient)
+        end = simulate(
+            task.model.loss, task.start, batches, SGD(lr=LR), adjoint=adjoint, gradient=gradient
+        )
         return task.objective(end)
 
     return iteration
@@ -90,10 +112,14 @@ def flat(task: Task) -> Tensor:
 
     def cut(vector: Tensor) -> Params:
         pieces = (vector[a:b] for a, b in pairwise(edges))
-        return {name: piece.view_as(p) for (name, p), piece in zip(start.items(), pieces, strict=True)}
+        return {
+            name: piece.view_as(p) for (name, p), piece in zip(start.items(), pieces, strict=True)
+        }
 
     for _ in range(task.steps):
-        loss = F.cross_entropy(torch.func.functional_call(task.module, cut(theta), (task.images,)), task.labels)
+        loss = F.cross_entropy(
+            torch.func.functional_call(task.module, cut(theta), (task.images,)), task.labels
+        )
         theta = theta - LR * torch.autograd.grad(loss, theta, create_graph=True)[0]
     return task.objective(cut(theta))
 
@@ -102,7 +128,10 @@ def higher_loop(task: Task) -> Tensor:
     import higher
 
     module = task.module
-    with higher.innerloop_ctx(module, torch.optim.SGD(module.parameters(), lr=LR)) as (copied, optimizer):
+    with higher.innerloop_ctx(module, torch.optim.SGD(module.parameters(), lr=LR)) as (
+        copied,
+        optimizer,
+    ):
         for _ in range(task.steps):
             optimizer.step(F.cross_entropy(copied(task.images), task.labels))
         return task.objective(dict(zip(task.start, copied.parameters(), strict=True)))
@@ -125,8 +154,16 @@ def torchopt_functional(task: Task) -> Tensor:
     optimizer = torchopt.sgd(lr=LR)
     state = optimizer.init(params)
     for _ in range(task.steps):
-        loss = F.cross_entropy(torch.func.functional_call(task.module, params, (task.images,)), task.labels)
-        grads = dict(zip(params, torch.autograd.grad(loss, list(params.values()), create_graph=True), strict=True))
+        loss = F.cross_entropy(
+            torch.func.functional_call(task.module, params, (task.images,)), task.labels
+        )
+        grads = dict(
+            zip(
+                params,
+                torch.autograd.grad(loss, list(params.values()), create_graph=True),
+                strict=True,
+            )
+        )
         updates, state = optimizer.update(grads, state, inplace=False)
         params = torchopt.apply_updates(params, updates, inplace=False)
     return task.objective(params)
@@ -163,7 +200,9 @@ def error(method: str, task: Task, exact: Tensor) -> float:
 
 
 def peak(case: str, steps: int, method: str, device: str) -> int:
-    """Bytes of the first outer iteration in this process, warmed up on something tiny; recording counts."""
+    """Bytes of the first outer iteration in this process, warmed up on something tiny; recording
+    counts.
+    """
     image_gradient(method, task("tiny", 2, device=device))
     about = task(case, steps, device=device)
     return measure.peak_bytes(lambda: image_gradient(method, about), device=device)
@@ -171,7 +210,9 @@ def peak(case: str, steps: int, method: str, device: str) -> int:
 
 def compare(case: str, steps: int, *, methods: Sequence[str], device: str, repeats: int) -> Found:
     """Seconds, bytes and error of each of ``methods``."""
-    exact = image_gradient("simudy Reverse Recompute", task(case, steps, device=device, dtype=torch.float64))
+    exact = image_gradient(
+        "simudy Reverse Recompute", task(case, steps, device=device, dtype=torch.float64)
+    )
     about = task(case, steps, device=device)
     errors = {method: error(method, about, exact) for method in methods}
     runs = {method: lambda method=method: image_gradient(method, about) for method in methods}
@@ -183,9 +224,12 @@ def compare(case: str, steps: int, *, methods: Sequence[str], device: str, repea
 
 def report(found: Found) -> str:
     rows = [[m, f"{s:.3f}", f"{b / measure.MIB:.0f}", f"{e:.1e}"] for m, (s, b, e) in found.items()]
-    table = measure.markdown(["method", "s per outer iteration", "peak MiB", "error against float64"], rows)
+    table = measure.markdown(
+        ["method", "s per outer iteration", "peak MiB", "error against float64"], rows
+    )
     fastest, least = (
-        [min(found.keys() & kind.keys(), key=lambda m: found[m][i]) for kind in (OURS, PEERS)] for i in (0, 1)
+        [min(found.keys() & kind.keys(), key=lambda m: found[m][i]) for kind in (OURS, PEERS)]
+        for i in (0, 1)
     )
     (ours, peer), (lean, least_peer) = fastest, least
     time, memory = found[ours][0] / found[peer][0], found[lean][1] / found[least_peer][1]
@@ -196,14 +240,20 @@ def report(found: Found) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="*", choices=SIZES, default=["mlp", "conv"])
     parser.add_argument("--steps", nargs="*", type=int, default=[4, 16, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), help="of both kinds")
-    parser.add_argument("--peak-of", choices=METHODS, help="print the peak of one method, in bytes, and stop")
+    parser.add_argument(
+        "--methods", nargs="*", choices=METHODS, default=list(METHODS), help="of both kinds"
+    )
+    parser.add_argument(
+        "--peak-of", choices=METHODS, help="print the peak of one method, in bytes, and stop"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")  # the peers' deprecations
@@ -212,7 +262,9 @@ def main() -> None:
         return
     for case in args.cases:
         for steps in args.steps:
-            found = compare(case, steps, methods=args.methods, device=args.device, repeats=args.repeats)
+            found = compare(
+                case, steps, methods=args.methods, device=args.device, repeats=args.repeats
+            )
             print(f"\n### {case}, {steps} steps, {args.device}\n\n{report(found)}", flush=True)
 
 

@@ -35,7 +35,9 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _same_draws() -> None:
-    """What a test draws without a generator of its own does not depend on which tests ran before it."""
+    """What a test draws without a generator of its own does not depend on which tests ran before
+    it.
+    """
     torch.manual_seed(0)
 
 

@@ -1,4 +1,6 @@
-"""TorchOpt, higher and torch.optim as sources of rules: what they get right, and proof of what they get wrong."""
+"""TorchOpt, higher and torch.optim as sources of rules: what they get right, and proof of what they
+get wrong.
+"""
 
 import copy
 import re
@@ -31,7 +33,7 @@ from simudy.dynamics.optim import (
     from_torch,
     with_backend,
 )
-from simudy.dynamics.optim.torchopt_rule import State
+from simudy.dynamics.optim.interop.torchopt import State
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 from simudy.testing import check_optimizer, directional, problems
@@ -60,11 +62,15 @@ LACKING = {
     "torchopt": {"amsgrad"},
     "higher": {"sgd maximize", "adamw", "radam", "rmsprop centered"},
 }
-PAIRS = [(name, backend) for backend, lacks in LACKING.items() for name in RULES if name not in lacks]
+PAIRS = [
+    (name, backend) for backend, lacks in LACKING.items() for name in RULES if name not in lacks
+]
 
 
 def _hypergradients(rule) -> tuple[dict, list[Tensor]]:
-    """End of a run of seven steps, and the gradient of a function of it by the images, under the hardest mode."""
+    """End of a run of seven steps, and the gradient of a function of it by the images, under the
+    hardest mode.
+    """
     problem = problems(steps=7)[0]
     images = [x.clone().requires_grad_() for x in problem.inputs()["images"]]
     end = problem.run(rule, {"images": images}, (Recompute(every=3), Mixed()))
@@ -82,7 +88,9 @@ def float64_by_default():
 @pytest.mark.usefixtures("float64_by_default")
 @pytest.mark.parametrize("name, backend", PAIRS)
 def test_backend_computes_the_native_rule(name, backend):
-    tolerance = 1e-6 if backend == "higher" and isinstance(RULES[name], Adam) else 1e-9  # its ε differs
+    tolerance = (
+        1e-6 if backend == "higher" and isinstance(RULES[name], Adam) else 1e-9
+    )  # its ε differs
     end, grads = _hypergradients(RULES[name])
     theirs, their_grads = _hypergradients(with_backend(RULES[name], backend))
     for mine, other in [*((end[k], theirs[k]) for k in end), *zip(grads, their_grads, strict=True)]:
@@ -92,10 +100,16 @@ def test_backend_computes_the_native_rule(name, backend):
 @pytest.mark.parametrize(
     "rule, fields",
     [
-        (TorchOpt(lambda: __import__("torchopt").adam(0.01)), ()),  # numbers in a closure: nothing to learn
+        (
+            TorchOpt(lambda: __import__("torchopt").adam(0.01)),
+            (),
+        ),  # numbers in a closure: nothing to learn
         (with_backend(SGD(lr=0.1, momentum=0.9, dampening=0.4), "torchopt"), ("lr",)),
         (with_backend(Clipped(AdamW(lr=0.01), max_norm=0.3), "torchopt"), ("lr", "max_norm")),
-        (with_backend(SGD(lr=0.1, momentum=0.9, weight_decay=0.1), "higher"), ("lr", "momentum", "weight_decay")),
+        (
+            with_backend(SGD(lr=0.1, momentum=0.9, weight_decay=0.1), "higher"),
+            ("lr", "momentum", "weight_decay"),
+        ),
         (with_backend(Adam(lr=0.01), "higher"), ("lr",)),
     ],
     ids=["torchopt closure", "torchopt sgd", "torchopt clipped adamw", "higher sgd", "higher adam"],
@@ -154,11 +168,16 @@ def test_torchopt_clipping_is_refused_because_its_hypergradient_is_wrong():
         problem.run(TorchOpt(_clipping_factory), {})
     with pytest.raises(AssertionError, match="finite differences"):
         check_optimizer(UnguardedTorchOpt(_clipping_factory), vmap=False, zero_gradients=False)
-    theirs, mine = (problem.run(r, {}) for r in (UnguardedTorchOpt(_clipping_factory), Clipped(SGD(lr=0.1), 0.1)))
+    theirs, mine = (
+        problem.run(r, {})
+        for r in (UnguardedTorchOpt(_clipping_factory), Clipped(SGD(lr=0.1), 0.1))
+    )
     assert all(torch.allclose(theirs[k], mine[k], rtol=1e-12) for k in mine)  # its values are right
 
 
-@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: __import__("torchopt").combine.chain_flat(t)])
+@pytest.mark.parametrize(
+    "wrap", [lambda t: t, lambda t: __import__("torchopt").combine.chain_flat(t)]
+)
 def test_torchopt_clipping_is_found_inside_of_closures(wrap):
     with pytest.raises(SimudyError, match="clip_grad_norm"):
         TorchOpt(lambda: wrap(_clipping_factory())).init({"w": torch.zeros(1)})
@@ -177,7 +196,9 @@ def test_torchopt_in_place_loses_the_hypergradient():
         return theta.sum()
 
     x = torch.tensor(0.5, dtype=torch.float64)
-    expected = directional(lambda at: end(at[0], False), [x], along=[torch.ones_like(x)], step=1e-3)  # 1 − 0.8²
+    expected = directional(
+        lambda at: end(at[0], False), [x], along=[torch.ones_like(x)], step=1e-3
+    )  # 1 − 0.8²
     assert expected == pytest.approx(0.36)
     assert torch.func.grad(end)(x, False).item() == pytest.approx(expected)
     assert torch.func.grad(end)(x, True).item() == 0.0
@@ -192,7 +213,9 @@ def test_torchopt_needs_a_new_transformation_each_time():
 
 
 def test_torchopt_is_replayed_exactly_despite_its_hidden_flag():
-    """Dampening skips the first step, which TorchOpt remembers in a closure: a replay must not see it as used."""
+    """Dampening skips the first step, which TorchOpt remembers in a closure: a replay must not see
+    it as used.
+    """
     rule = with_backend(SGD(lr=0.1, momentum=0.9, dampening=0.5), "torchopt")
     problem = problems()[0]
     state = rule.init(problem.model.params)
@@ -215,7 +238,8 @@ def test_tensor_captured_by_a_factory_is_not_lost_silently():
 def test_higher_ignores_maximize():
     problem = problems()[0]
     up, down = (
-        problem.run(UnguardedHigher(torch.optim.SGD, {"lr": 0.1, "maximize": flag}), {}) for flag in (True, False)
+        problem.run(UnguardedHigher(torch.optim.SGD, {"lr": 0.1, "maximize": flag}), {})
+        for flag in (True, False)
     )
     assert all(torch.equal(up[k], down[k]) for k in up)
 
@@ -232,7 +256,9 @@ def test_higher_adam_has_no_gradient_for_its_second_beta():
     problem = problems()[0]
 
     def outcome(value: list[Tensor]) -> Tensor:
-        return problem.outcome(UnguardedHigher(torch.optim.Adam, {"lr": 0.01, "betas": (0.9, value[0])}), {})
+        return problem.outcome(
+            UnguardedHigher(torch.optim.Adam, {"lr": 0.01, "betas": (0.9, value[0])}), {}
+        )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # math.sqrt of a tensor
@@ -245,12 +271,21 @@ def test_higher_agrees_with_its_own_loop():
     import higher
 
     problem = problems()[0]
-    module, lr = copy.deepcopy(problem.module), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    module, lr = (
+        copy.deepcopy(problem.module),
+        torch.tensor(0.1, dtype=torch.float64, requires_grad=True),
+    )
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     with higher.innerloop_ctx(module, optimizer, override={"lr": [lr]}) as (net, twin):
         for images, labels, weights in problem.batches:
-            twin.step((nn.functional.cross_entropy(net(images), labels, reduction="none") * weights).mean())
-        theirs = sum((v * p).sum() for v, p in zip(problem.view.values(), net.parameters(), strict=True))
+            twin.step(
+                (
+                    nn.functional.cross_entropy(net(images), labels, reduction="none") * weights
+                ).mean()
+            )
+        theirs = sum(
+            (v * p).sum() for v, p in zip(problem.view.values(), net.parameters(), strict=True)
+        )
     mine = problem.outcome(Higher(torch.optim.SGD, {"lr": lr, "momentum": 0.9}), {})
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
     (a,), (b,) = torch.autograd.grad(mine, lr), torch.autograd.grad(theirs, lr)
@@ -260,17 +295,29 @@ def test_higher_agrees_with_its_own_loop():
 # torch.optim
 
 OPTIMIZERS: dict[str, tuple[Callable, object]] = {
-    "sgd": (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), SGD(0.1, 0.9, nesterov=True)),
-    "adam": (lambda p: torch.optim.Adam(p, betas=(0.8, 0.9), foreach=True), Adam(beta1=0.8, beta2=0.9)),
+    "sgd": (
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        SGD(0.1, 0.9, nesterov=True),
+    ),
+    "adam": (
+        lambda p: torch.optim.Adam(p, betas=(0.8, 0.9), foreach=True),
+        Adam(beta1=0.8, beta2=0.9),
+    ),
     "adam decoupled": (
         lambda p: torch.optim.Adam(p, weight_decay=0.1, decoupled_weight_decay=True),
         AdamW(weight_decay=0.1),
     ),
     "adamw": (lambda p: torch.optim.AdamW(p, fused=True), AdamW()),
     "nadam": (lambda p: torch.optim.NAdam(p, momentum_decay=0.1), NAdam(momentum_decay=0.1)),
-    "radam": (lambda p: torch.optim.RAdam(p, decoupled_weight_decay=True), RAdam(decoupled_weight_decay=True)),
+    "radam": (
+        lambda p: torch.optim.RAdam(p, decoupled_weight_decay=True),
+        RAdam(decoupled_weight_decay=True),
+    ),
     "adamax": (torch.optim.Adamax, Adamax()),
-    "rmsprop": (lambda p: torch.optim.RMSprop(p, centered=True, momentum=0.5), RMSprop(momentum=0.5, centered=True)),
+    "rmsprop": (
+        lambda p: torch.optim.RMSprop(p, centered=True, momentum=0.5),
+        RMSprop(momentum=0.5, centered=True),
+    ),
     "adagrad": (lambda p: torch.optim.Adagrad(p, lr_decay=0.1), Adagrad(lr_decay=0.1)),
     "adadelta": (torch.optim.Adadelta, Adadelta()),
 }
@@ -294,18 +341,27 @@ def test_every_default_of_a_live_optimizer_is_ours():
 def test_muon_of_a_live_optimizer():
     module = nn.Linear(2, 2, bias=False)
     rule = from_torch(torch.optim.Muon(module.parameters(), adjust_lr_fn="match_rms_adamw"), module)
-    assert type(rule).__name__ == "Muon" and rule.adjust_lr_fn == "match_rms_adamw" and rule.weight_decay == 0.1
+    assert (
+        type(rule).__name__ == "Muon"
+        and rule.adjust_lr_fn == "match_rms_adamw"
+        and rule.weight_decay == 0.1
+    )
 
 
 def test_live_parameter_groups_train_as_in_torch():
     problem = problems()[0]
     module = copy.deepcopy(problem.module)
-    groups = [{"params": [module[0].weight], "lr": 0.3}, {"params": module[2].parameters(), "weight_decay": 0.1}]
+    groups = [
+        {"params": [module[0].weight], "lr": 0.3},
+        {"params": module[2].parameters(), "weight_decay": 0.1},
+    ]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)  # 0.bias is in no group: frozen
     end = problem.run(from_torch(optimizer, module), {})
     for images, labels, weights in problem.batches:
         optimizer.zero_grad()
-        (nn.functional.cross_entropy(module(images), labels, reduction="none") * weights).mean().backward()
+        (
+            nn.functional.cross_entropy(module(images), labels, reduction="none") * weights
+        ).mean().backward()
         optimizer.step()
     for name, theirs in module.named_parameters():
         torch.testing.assert_close(end[name], theirs.detach(), rtol=0, atol=1e-12)
@@ -322,8 +378,17 @@ def test_live_optimizers_we_lack_are_refused():
 def test_torchopt_learns_its_rate_like_the_native_rule():
     problem = problems()[0]
     found = []
-    for make in (lambda lr: SGD(lr=lr, momentum=0.9), lambda lr: with_backend(SGD(lr=lr, momentum=0.9), "torchopt")):
+    for make in (
+        lambda lr: SGD(lr=lr, momentum=0.9),
+        lambda lr: with_backend(SGD(lr=lr, momentum=0.9), "torchopt"),
+    ):
         lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-        end = simulate(problem.model.loss, problem.model.params, problem.batches, make(lr), adjoint=Recompute(every=2))
+        end = simulate(
+            problem.model.loss,
+            problem.model.params,
+            problem.batches,
+            make(lr),
+            adjoint=Recompute(every=2),
+        )
         found += torch.autograd.grad(tree.dot(problem.view, end), lr)
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)

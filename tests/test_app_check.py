@@ -81,19 +81,31 @@ def test_a_wrong_field_is_named(fields, words):
         check({"_target_": f"{HERE}.Rule", **fields}, "inner")
 
 
-@pytest.mark.parametrize("target", ["no_such_module.Rule", f"{HERE}.Nothing", "Rule", f"{HERE}.HERE", "simudy.."])
+@pytest.mark.parametrize(
+    "target", ["no_such_module.Rule", f"{HERE}.Nothing", "Rule", f"{HERE}.HERE", "simudy.."]
+)
 def test_a_target_that_is_not_there(target):
     with pytest.raises(SimudyError, match=r"give package\.module\.Name"):
         check({"_target_": target}, "inner")
 
 
 def test_nulls_stand_for_the_targets_default():
-    made = build({"_target_": f"{HERE}.Rule", "lr": 0.5, "name": None, "inner": {"_target_": f"{HERE}.Rule"}}, "inner")
+    made = build(
+        {
+            "_target_": f"{HERE}.Rule",
+            "lr": 0.5,
+            "name": None,
+            "inner": {"_target_": f"{HERE}.Rule"},
+        },
+        "inner",
+    )
     assert made == Rule(lr=0.5, inner=Rule())
 
 
 def test_open_fields_are_filled_where_they_are_taken():
-    assert build({"_target_": f"{HERE}.Bare", "shape": None}, "model", shape=[1, 2], classes=3).shape == [1, 2]
+    assert build(
+        {"_target_": f"{HERE}.Bare", "shape": None}, "model", shape=[1, 2], classes=3
+    ).shape == [1, 2]
     assert build({"_target_": f"{HERE}.Bare", "shape": [7]}, "model", shape=[1, 2]).shape == [7]
     assert build({"_target_": f"{HERE}.Rule"}, "model", shape=[1, 2]) == Rule()
 

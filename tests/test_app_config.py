@@ -27,7 +27,9 @@ def test_what_does_not_change_a_result_does_not_change_the_hash(override):
     assert config_hash(config(override)) == config_hash(config())
 
 
-@pytest.mark.parametrize("override", ["seed=1", "outer.iterations=7", "inner=adam", "data.n=10", "+task=linearity"])
+@pytest.mark.parametrize(
+    "override", ["seed=1", "outer.iterations=7", "inner=adam", "data.n=10", "+task=linearity"]
+)
 def test_what_does_changes_it(override):
     assert config_hash(config(override.lstrip("+"))) != config_hash(config())
 
@@ -40,7 +42,11 @@ def test_the_hash_survives_the_disk(tmp_path):
 
 def test_a_replaced_target_starts_empty():
     overrides = ["model._target_=my.Net", "+model.foo=3", "model.width=5"]
-    assert settle(config(*overrides), overrides).model == {"_target_": "my.Net", "foo": 3, "width": 5}
+    assert settle(config(*overrides), overrides).model == {
+        "_target_": "my.Net",
+        "foo": 3,
+        "width": 5,
+    }
 
 
 def test_a_replaced_attack_keeps_the_guesses():
@@ -55,7 +61,9 @@ def test_data_is_not_asked_for_where_there_is_evidence():
     settle(config("data=cifar10", "evidence.folder=x"))
 
 
-@pytest.mark.parametrize("override", ["backend=jax", "victim.mode=test", "dummy.images=span2", "recipe.epochs=0"])
+@pytest.mark.parametrize(
+    "override", ["backend=jax", "victim.mode=test", "dummy.images=span2", "recipe.epochs=0"]
+)
 def test_values_out_of_range(override):
     with pytest.raises(SimudyError, match=override.split("=")[0]):
         settle(config(override))

@@ -42,7 +42,12 @@ NEWTON = partial(torch.optim.SGD, momentum=0.5)
 
 def mlp(width=40):
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(16, width), nn.Tanh(), nn.Linear(width, 12), nn.Tanh(), nn.Linear(12, CLASSES)
+        nn.Flatten(),
+        nn.Linear(16, width),
+        nn.Tanh(),
+        nn.Linear(width, 12),
+        nn.Tanh(),
+        nn.Linear(12, CLASSES),
     )
 
 
@@ -53,7 +58,11 @@ def trained(recipe=None, *, make=mlp, dtype=torch.float64, n=N, seed=0):
     recipe = recipe or Recipe(SGD(lr=0.1), epochs=5)
     images, labels = torch.randn(n, *SHAPE, dtype=dtype), torch.arange(n) % CLASSES
     final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
-    return Evidence(model, model.params, tree.detach(final), recipe, SHAPE, CLASSES, n), images, labels
+    return (
+        Evidence(model, model.params, tree.detach(final), recipe, SHAPE, CLASSES, n),
+        images,
+        labels,
+    )
 
 
 RECIPES = {
@@ -71,7 +80,9 @@ RECIPES = {
 
 
 def test_evidence_survives_a_round_trip(tmp_path):
-    evidence, *_ = trained(Recipe(Clipped(SGD(lr=0.1, momentum=0.5), max_norm=0.5), epochs=3, batch_size=2))
+    evidence, *_ = trained(
+        Recipe(Clipped(SGD(lr=0.1, momentum=0.5), max_norm=0.5), epochs=3, batch_size=2)
+    )
     evidence.save(tmp_path)
     read = Evidence.load(tmp_path, mlp().double())
     assert (read.recipe, read.shape, read.classes, read.n) == (evidence.recipe, SHAPE, CLASSES, N)
@@ -101,21 +112,31 @@ def broken(weights, *, change):
         (lambda w: w.pop("1.weight"), "lack '1.weight'"),
         (lambda w: w.update(extra=torch.ones(1)), "hold 'extra'"),
         (lambda w: w.update({"1.weight": torch.ones(2, 2)}), r"shape \(2, 2\)"),
-        (lambda w: w.update({"1.weight": w["1.weight"] * math.nan}), "NaN or infinity in '1.weight'"),
+        (
+            lambda w: w.update({"1.weight": w["1.weight"] * math.nan}),
+            "NaN or infinity in '1.weight'",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change, message):
     evidence, *_ = trained()
     with pytest.raises(SimudyError, match=message):
         Evidence(
-            evidence.model, evidence.initial, broken(evidence.final, change=change), evidence.recipe, SHAPE, CLASSES
+            evidence.model,
+            evidence.initial,
+            broken(evidence.final, change=change),
+            evidence.recipe,
+            SHAPE,
+            CLASSES,
         )
 
 
 def test_weights_that_did_not_move_are_refused():
     evidence, *_ = trained()
     with pytest.raises(SimudyError, match="nothing was learned"):
-        Evidence(evidence.model, evidence.initial, evidence.initial, evidence.recipe, SHAPE, CLASSES)
+        Evidence(
+            evidence.model, evidence.initial, evidence.initial, evidence.recipe, SHAPE, CLASSES
+        )
 
 
 def test_weights_are_read_from_a_checkpoint_and_nothing_else(tmp_path):
@@ -124,13 +145,19 @@ def test_weights_are_read_from_a_checkpoint_and_nothing_else(tmp_path):
     assert torch.equal(load_weights(tmp_path / "a.pt")["1.weight"], module[1].weight)
     (tmp_path / "b.pt").write_bytes(b"PK\x03\x04 not weights")
     torch.save([1, 2], tmp_path / "c.pt")
-    for name, message in (("b.pt", "cannot read"), ("c.pt", "no dict of tensors"), ("d.pt", "no weights at")):
+    for name, message in (
+        ("b.pt", "cannot read"),
+        ("c.pt", "no dict of tensors"),
+        ("d.pt", "no weights at"),
+    ):
         with pytest.raises(SimudyError, match=message):
             load_weights(tmp_path / name)
 
 
 def test_evidence_from_state_dicts_takes_buffers_from_the_first():
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3)).eval()
+    module = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3)
+    ).eval()
     first = {k: v.clone() for k, v in module.state_dict().items()}
     first["1.running_mean"] = torch.tensor([3.0, 4.0])
     last = {k: v + 1 for k, v in first.items()}
@@ -151,7 +178,9 @@ def test_distances_are_zero_at_agreement_and_as_defined():
     assert float(cosine(a, b)) == pytest.approx(1)
     assert float(cosine(tree.scale(7.0, a), a)) == pytest.approx(0, abs=1e-6)
     assert float(euclidean(b, a)) == pytest.approx(50 / 25)
-    assert float(layerwise(a, {"w": a["w"], "b": torch.tensor([1.0])})) > 0  # the silent tensor counts once it moves
+    assert (
+        float(layerwise(a, {"w": a["w"], "b": torch.tensor([1.0])})) > 0
+    )  # the silent tensor counts once it moves
 
 
 def test_distances_do_not_take_nan_for_agreement():
@@ -178,7 +207,9 @@ def test_priors():
 def test_the_objective_at_the_true_data_is_zero(name, images, gradient):
     evidence, truth, labels = trained(RECIPES[name])
     for distance in ("cosine", "euclidean", "layerwise"):
-        method = Simudy(images=images, labels=labels, distance=distance, gradient=gradient, adjoint=Recompute(2))
+        method = Simudy(
+            images=images, labels=labels, distance=distance, gradient=gradient, adjoint=Recompute(2)
+        )
         problem = method.problem(evidence, seed=0)
         dummy = problem.dummy
         there = dummy.coordinates.leaf(truth)
@@ -213,28 +244,40 @@ def test_span_refuses_what_leaves_it():
 
 
 def test_curvature_is_the_gauss_newton_matrix_of_a_frozen_first_layer():
-    """Move C with D̂ held: the squared distance is then quadratic with Hessian 2·D̂D̂ᵀ/‖ΔW1‖² for every column."""
+    """Move C with D̂ held: the squared distance is then quadratic with Hessian 2·D̂D̂ᵀ/‖ΔW1‖² for
+    every column.
+    """
     evidence, truth, _ = trained(RECIPES["weight decay"])
     span = Span.of(evidence)
     first, c = FirstLayer.of(Coefficients(span), evidence), span.coefficients(truth)
     moved = {first.name: span.reduce(evidence).displacement[first.name]}
     matrix = first.curvature(moved, c, scale=torch.tensor(2.0), damping=0.0, focus=False)
-    influence = ((moved[first.name] - first.drift) @ torch.linalg.inv(c)).mT  # D̂ (n, out), C being square
-    torch.testing.assert_close(matrix, first.scale**2 * influence @ influence.mT / 4, rtol=1e-4, atol=1e-9)
+    influence = (
+        (moved[first.name] - first.drift) @ torch.linalg.inv(c)
+    ).mT  # D̂ (n, out), C being square
+    torch.testing.assert_close(
+        matrix, first.scale**2 * influence @ influence.mT / 4, rtol=1e-4, atol=1e-9
+    )
     focused = first.curvature(moved, c, scale=torch.tensor(2.0), damping=0.0, focus=True)
-    torch.testing.assert_close(focused, matrix, rtol=1e-4, atol=1e-9)  # at the truth all of D̂ lies in the column space
+    torch.testing.assert_close(
+        focused, matrix, rtol=1e-4, atol=1e-9
+    )  # at the truth all of D̂ lies in the column space
 
 
 @pytest.mark.parametrize("recipe", ["weight decay", "mini-batches", "momentum"])
 def test_images_are_decoded_from_what_units_did_even_if_some_did_something_else(recipe):
-    """Garble D̂ for one unit in seven: least squares goes astray, decoding returns the true images."""
+    """Garble D̂ for one unit in seven: least squares goes astray, decoding returns the true
+    images.
+    """
     evidence, truth, _ = trained(RECIPES[recipe])
     span = Span.of(evidence)
     first, c = FirstLayer.of(Coefficients(span), evidence), span.coefficients(truth)
     real = span.reduce(evidence).displacement[first.name] - first.drift
     influence = (real @ torch.linalg.inv(c)).mT  # D (n, out), C being square
     garbled = torch.zeros_like(influence)
-    garbled[:, ::7] = 3 * influence.abs().max() * torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
+    garbled[:, ::7] = (
+        3 * influence.abs().max() * torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
+    )
     simulated = {first.name: first.drift + (influence + garbled).mT @ c}
     decoded = first.scale * first.decoded(simulated, c, damping=0.0)
     torch.testing.assert_close(decoded, c, rtol=0, atol=0.02 * float(c.abs().max()))
@@ -242,7 +285,9 @@ def test_images_are_decoded_from_what_units_did_even_if_some_did_something_else(
     astray = torch.linalg.solve(squares.mT, first.within)
     assert float((astray - c).norm()) > 10 * float((decoded - c).norm())
     still = first.decoded({first.name: first.drift + real}, c, damping=0.1)
-    torch.testing.assert_close(first.scale * still, c, rtol=0, atol=1e-6)  # the truth stays where it is
+    torch.testing.assert_close(
+        first.scale * still, c, rtol=0, atol=1e-6
+    )  # the truth stays where it is
 
 
 # --- coordinates
@@ -260,7 +305,9 @@ def test_frequencies_lose_nothing_and_look_like_images(shape):
     assert float((images[..., 1:] * images[..., :-1]).mean()) > 0.5
     flat = Frequencies(shape, decay=0.0).images(leaf)
     assert abs(float((flat[..., 1:] * flat[..., :-1]).mean())) < 0.02 < float(flat.square().mean())
-    assert shape[0] == 1 or float(images.mean(1).square().mean()) > 0.7  # colours are faint beside grey
+    assert (
+        shape[0] == 1 or float(images.mean(1).square().mean()) > 0.7
+    )  # colours are faint beside grey
 
 
 # --- dummies
@@ -273,7 +320,9 @@ def test_dummies_start_at_given_images_plus_noise(images):
     torch.testing.assert_close(at.images().detach(), truth)
     near = Simudy(images=images, start=truth, noise=0.1).problem(evidence, seed=0)
     assert 0.05 < float((near.images().detach() - truth).std()) < 0.2
-    with pytest.raises(SimudyError, match=r"3 images of \(1, 4, 4\) to start 6 dummies.*give 6 or more"):
+    with pytest.raises(
+        SimudyError, match=r"3 images of \(1, 4, 4\) to start 6 dummies.*give 6 or more"
+    ):
         Simudy(start=truth[:3]).problem(evidence, seed=0)
 
 
@@ -300,7 +349,9 @@ def test_a_learned_learning_rate_finds_the_true_one():
     evidence, truth, labels = trained(Recipe(SGD(lr=0.1), epochs=4))
     guess = Recipe(SGD(lr=0.2), epochs=4)
     method = Simudy(labels=labels, recipe=guess, learn=("lr",), distance="euclidean")
-    search = Search(method.problem(evidence, seed=0), Outer(lr=0.02, iterations=150, lrs={"images": 0.0}))
+    search = Search(
+        method.problem(evidence, seed=0), Outer(lr=0.02, iterations=150, lrs={"images": 0.0})
+    )
     with torch.no_grad():
         search.problem.dummy.inputs.copy_(truth)
     while search.status == "running":
@@ -313,7 +364,9 @@ def test_a_learned_learning_rate_finds_the_true_one():
 
 @pytest.mark.parametrize("name", ["full batch", "mini-batches", "momentum", "schedule"])
 def test_the_horizon_grows_to_the_whole_run(name):
-    """From a quarter of the steps, which together go as far as all; from ``grow_until`` on the run is the true one."""
+    """From a quarter of the steps, which together go as far as all; from ``grow_until`` on the run
+    is the true one.
+    """
     evidence, truth, labels = trained(RECIPES[name])
     growing = Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0)
     whole = Simudy(labels=labels).problem(evidence, seed=0)
@@ -330,23 +383,35 @@ def test_the_horizon_grows_to_the_whole_run(name):
 
 
 def test_the_best_is_of_the_last_stage():
-    """An objective over a shorter horizon is no measure of one over a longer: the best starts anew."""
+    """An objective over a shorter horizon is no measure of one over a longer: the best starts
+    anew.
+    """
     evidence, _, labels = trained()
-    search = Search(Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0), Outer(lr=0.1, iterations=10))
+    search = Search(
+        Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0),
+        Outer(lr=0.1, iterations=10),
+    )
     stages = [search._stage(i) for i in range(1, 11)]
     assert len(set(stages)) > 1 and len(set(stages[5:])) == 1
     for i in range(5):
-        search.best["objective"] = torch.tensor(-1.0, dtype=torch.float64)  # better than any that comes
+        search.best["objective"] = torch.tensor(
+            -1.0, dtype=torch.float64
+        )  # better than any that comes
         search.step()
         new = stages[i] != stages[max(i - 1, 0)]
         assert (float(search.best["objective"]) > 0) is new
-    lax = Search(Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0), Outer(iterations=10, tolerance=9.0))
+    lax = Search(
+        Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0),
+        Outer(iterations=10, tolerance=9.0),
+    )
     lax.step()
     assert lax.status == "running"
     while lax.status == "running":
         lax.step()
     assert lax.status == "converged"
-    assert lax._stage(lax.iteration - 1) != lax._stage(lax.iteration) == lax._stage(10)  # as soon as it counts
+    assert (
+        lax._stage(lax.iteration - 1) != lax._stage(lax.iteration) == lax._stage(10)
+    )  # as soon as it counts
 
 
 # --- the outer loop
@@ -354,9 +419,14 @@ def test_the_best_is_of_the_last_stage():
 
 def test_reconstruction_finds_the_images_in_the_span():
     evidence, truth, labels = trained()
-    method = Simudy(images="span", labels=labels, distance="euclidean", damping=1e-1, gradient=Factored())
+    method = Simudy(
+        images="span", labels=labels, distance="euclidean", damping=1e-1, gradient=Factored()
+    )
     found = reconstruct(
-        evidence, method=method, outer=Outer(lr=0.1, iterations=150, optimizer=NEWTON, tolerance=1e-9), seed=1
+        evidence,
+        method=method,
+        outer=Outer(lr=0.1, iterations=150, optimizer=NEWTON, tolerance=1e-9),
+        seed=1,
     )
     assert found.status == "converged"
     assert found.iterations < 150
@@ -372,9 +442,12 @@ def test_refining_ends_exactly_where_derivatives_stall():
     evidence, truth, labels = trained(Recipe(SGD(lr=0.02), epochs=8), make=relu)
     method = Simudy(images="span", labels=labels, distance="euclidean")
     without, refined = (
-        reconstruct(evidence, method=method, outer=Outer(iterations=100, refine=steps), seed=1) for steps in (0, 10)
+        reconstruct(evidence, method=method, outer=Outer(iterations=100, refine=steps), seed=1)
+        for steps in (0, 10)
     )
-    assert [row["objective"] for row in refined.history] == [row["objective"] for row in without.history]
+    assert [row["objective"] for row in refined.history] == [
+        row["objective"] for row in without.history
+    ]
     assert refined.distance < 1e-3 * without.distance
     assert farthest(truth, refined.images) < 0.05 < 0.5 < farthest(truth, without.images)
 
@@ -418,7 +491,9 @@ def test_refining_keeps_only_what_is_better_and_can_be_interrupted():
 def test_a_resumed_search_ends_bit_for_bit_the_same(outer):
     evidence, *_ = trained()
     states, finals = [], []
-    whole = reconstruct(evidence, outer=outer, on_step=lambda s: states.append(torch_copy(s.state_dict())))
+    whole = reconstruct(
+        evidence, outer=outer, on_step=lambda s: states.append(torch_copy(s.state_dict()))
+    )
     for state in states[:-1]:
         finals.append(reconstruct(evidence, outer=outer, resume=state))
     assert len(finals) == outer.iterations - 1
@@ -429,7 +504,12 @@ def test_a_resumed_search_ends_bit_for_bit_the_same(outer):
 
 def test_a_search_resumed_while_it_refines_ends_the_same():
     evidence, *_ = trained()
-    states, run = [], partial(reconstruct, evidence, method=Simudy(images="span"), outer=Outer(iterations=3, refine=4))
+    states, run = (
+        [],
+        partial(
+            reconstruct, evidence, method=Simudy(images="span"), outer=Outer(iterations=3, refine=4)
+        ),
+    )
     whole = run(on_step=lambda search: states.append(torch_copy(search.state_dict())))
     assert len(states) == 3 + 4 and [state["refined"] for state in states[2:]] == [0, 1, 2, 3, 4]
     for state in states:
@@ -456,7 +536,9 @@ def test_steps_that_are_not_finite_are_refused_and_the_best_is_kept():
             def objective(progress):
                 calls.append(progress)
                 objective, distance = whole(progress)
-                return objective * (math.nan if len(calls) in (3, 4) or len(calls) > 8 else 1.0), distance
+                return objective * (
+                    math.nan if len(calls) in (3, 4) or len(calls) > 8 else 1.0
+                ), distance
 
             problem.objective = objective
             return problem
@@ -465,7 +547,9 @@ def test_steps_that_are_not_finite_are_refused_and_the_best_is_kept():
     found = reconstruct(evidence, method=Falters(), outer=Outer(iterations=60))
     assert (found.status, found.iterations) == ("diverged", 8 + 10)
     assert bool(torch.isfinite(found.images).all())
-    assert found.objective == min(r["objective"] for r in found.history if math.isfinite(r["objective"]))
+    assert found.objective == min(
+        r["objective"] for r in found.history if math.isfinite(r["objective"])
+    )
     assert math.isfinite(found.history[4]["objective"])  # it went on after the first two
 
 
@@ -503,6 +587,11 @@ def test_step_sizes_by_name():
 
 def test_clipping_holds_for_the_first_part_of_the_iterations():
     evidence, *_ = trained()
-    problem = Simudy(clip_above=1e-3, clip_to=1e-4, clip_until=0.25, distance="euclidean").problem(evidence, seed=0)
-    assert float(tree.norm(tree.sub(problem.land(0.2), evidence.initial)).detach()) <= 5 * 0.1 * 1e-4 * 1.001
+    problem = Simudy(clip_above=1e-3, clip_to=1e-4, clip_until=0.25, distance="euclidean").problem(
+        evidence, seed=0
+    )
+    assert (
+        float(tree.norm(tree.sub(problem.land(0.2), evidence.initial)).detach())
+        <= 5 * 0.1 * 1e-4 * 1.001
+    )
     assert float(tree.norm(tree.sub(problem.land(0.3), evidence.initial)).detach()) > 1e-2

@@ -14,14 +14,30 @@ class Net(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(64, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Linear(hidden, 2))
 """
 AUDIT = (
-    *("evidence.initial=a.safetensors", "evidence.final=b.pt", "model._target_=net_of_test_errors.Net"),
-    *("evidence.shape=[1,8,8]", "evidence.classes=2", "recipe.epochs=3", "outer.iterations=3", "hydra.run.dir=run"),
+    *(
+        "evidence.initial=a.safetensors",
+        "evidence.final=b.pt",
+        "model._target_=net_of_test_errors.Net",
+    ),
+    *(
+        "evidence.shape=[1,8,8]",
+        "evidence.classes=2",
+        "recipe.epochs=3",
+        "outer.iterations=3",
+        "hydra.run.dir=run",
+    ),
 )
 
 
 def net(seed: int, hidden: int = 4) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    layers = (nn.Flatten(), nn.Linear(64, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Linear(hidden, 2))
+    layers = (
+        nn.Flatten(),
+        nn.Linear(64, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.Tanh(),
+        nn.Linear(hidden, 2),
+    )
     return nn.Sequential(*layers).state_dict()
 
 
@@ -67,7 +83,10 @@ def audit(cli, tmp_path):
         ("dummy.labels=[0,1,2,9]", "4 labels given for 4 images of 2 classes"),
         ("dummy.labels=false", "choose balanced, learned, true or wrong"),
         ("data.n=1000", "lower data.n"),
-        ("data.size=6", "images of 6×6 are too small for SSIM, whose window is 7×7: set a larger data.size"),
+        (
+            "data.size=6",
+            "images of 6×6 are too small for SSIM, whose window is 7×7: set a larger data.size",
+        ),
         ("inner.lr=1e30", "training diverged, use a lower lr"),
         ("a=b=c=", "mismatched"),
     ],
@@ -83,19 +102,33 @@ def test_labels_of_the_secret_must_fit_the_dummies(cli):
 def test_missing_data(cli, tmp_path):
     small = ("hydra.run.dir=run",)
     assert "data.root is not set" in cli("data=cifar10", *small, tiny=False).error
-    assert "cifar-10-binary.tar.gz" in cli("data=cifar10", "data.root=nowhere", *small, tiny=False).error
-    assert "no class folders in 'nowhere'" in cli("data=folder", "data.root=nowhere", *small, tiny=False).error
+    assert (
+        "cifar-10-binary.tar.gz"
+        in cli("data=cifar10", "data.root=nowhere", *small, tiny=False).error
+    )
+    assert (
+        "no class folders in 'nowhere'"
+        in cli("data=folder", "data.root=nowhere", *small, tiny=False).error
+    )
 
 
 def test_an_audit(audit, tmp_path):
     """Two files of weights, an architecture, and nothing else: reconstructed, not scored."""
     from conftest import result
 
-    outcome = audit(net(0), net(1), "evidence.n=3", "dummy.images=pixels", "model.hidden=4".replace("model", "+model"))
+    outcome = audit(
+        net(0),
+        net(1),
+        "evidence.n=3",
+        "dummy.images=pixels",
+        "model.hidden=4".replace("model", "+model"),
+    )
     assert outcome.code == 0, outcome.err
     found = result(tmp_path / "run")
     assert found["n"] == 3 and found["iterations"] == 3
-    assert [found[k] for k in ("ssim_paper", "ssim", "psnr", "mse", "recovered", "floor")] == [None] * 6
+    assert [found[k] for k in ("ssim_paper", "ssim", "psnr", "mse", "recovered", "floor")] == [
+        None
+    ] * 6
     assert (tmp_path / "run/gallery.png").exists() and (tmp_path / "run/report.html").exists()
     assert not (tmp_path / "run/secret").exists()
 
@@ -120,14 +153,20 @@ def test_what_an_audit_must_be_told(audit):
     assert "evidence.classes is not set" in audit(net(0), net(1), "evidence.classes=null").error
     assert "take 1 numbers each" in audit(net(0), net(1), "evidence.std=[1,1,1]").error
     assert "no weights at nowhere.pt" in audit(net(0), net(1), "evidence.final=nowhere.pt").error
-    assert "number of images is unknown: set attack.n" in audit(net(0), net(1), "dummy.images=pixels").error
+    assert (
+        "number of images is unknown: set attack.n"
+        in audit(net(0), net(1), "dummy.images=pixels").error
+    )
 
 
 def test_files_that_hold_no_weights(audit, tmp_path):
     (tmp_path / "noise.safetensors").write_bytes(b"noise" * 100)
     (tmp_path / "noise.pt").write_bytes(b"noise" * 100)
     for name in ("noise.safetensors", "noise.pt"):
-        assert f"cannot read weights from {name}" in audit(net(0), net(1), f"evidence.final={name}").error
+        assert (
+            f"cannot read weights from {name}"
+            in audit(net(0), net(1), f"evidence.final={name}").error
+        )
 
 
 @pytest.mark.parametrize(

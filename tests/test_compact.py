@@ -6,8 +6,8 @@ from torch import nn
 
 from simudy import SGD, Evidence, Factored, Recipe, Reverse, StatelessModel, simulate
 from simudy.attack.methods.simudy import Simudy
-from simudy.dynamics.compact import compact
-from simudy.dynamics.factored import FactoredWeight
+from simudy.dynamics.gradient.compact import compact
+from simudy.dynamics.gradient.factored import FactoredWeight
 
 N, STEPS = 3, 4
 
@@ -15,7 +15,9 @@ N, STEPS = 3, 4
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 60), nn.Tanh(), nn.Linear(60, 80), nn.Tanh(), nn.Linear(80, 2))
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 60), nn.Tanh(), nn.Linear(60, 80), nn.Tanh(), nn.Linear(80, 2)
+    )
     model, recipe = StatelessModel(net), Recipe(SGD(lr=0.05, momentum=0.5), epochs=STEPS)
     batches = recipe.collate(torch.randn(N, 1, 8, 8), torch.arange(N) % 2)
     with torch.no_grad():
@@ -54,7 +56,14 @@ def test_the_objective_and_its_gradient_stay(evidence, distance):
     for gradient in (Factored(layers="all"), Reverse()):
         problem = Simudy(distance=distance, gradient=gradient).problem(evidence, seed=0)
         objective, _ = problem.objective(0.0)
-        found.append((objective.detach(), *torch.autograd.grad(objective, list(problem.variables().values()))))
-        assert isinstance(problem.real["3.weight"], FactoredWeight) == isinstance(gradient, Factored)
+        found.append(
+            (
+                objective.detach(),
+                *torch.autograd.grad(objective, list(problem.variables().values())),
+            )
+        )
+        assert isinstance(problem.real["3.weight"], FactoredWeight) == isinstance(
+            gradient, Factored
+        )
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))

@@ -73,13 +73,21 @@ def test_what_cannot_be_matched(other):
 @pytest.mark.parametrize("images", ["pixels", "span"])
 def test_a_run_goes_on_where_another_ended(cli, tmp_path, images):
     assert cli("hydra.run.dir=a", f"dummy.images={images}").code == 0
-    again = ("evidence.folder=a/evidence", f"dummy.images={images}", "dummy.noise=0", "dummy.start=a", "seed=1")
+    again = (
+        "evidence.folder=a/evidence",
+        f"dummy.images={images}",
+        "dummy.noise=0",
+        "dummy.start=a",
+        "seed=1",
+    )
     outcome = cli("hydra.run.dir=b", *again)
     assert outcome.code == 0 and "dummies begin where 1 earlier run" in outcome.out
     with (tmp_path / "b/history.csv").open(newline="") as file:
         begun = float(next(csv.DictReader(file))["distance"])
     assert begun == pytest.approx(result(tmp_path / "a")["distance"], rel=1e-3)
-    found = [load_file(tmp_path / run / "reconstruction.safetensors")["labels"].tolist() for run in "ab"]
+    found = [
+        load_file(tmp_path / run / "reconstruction.safetensors")["labels"].tolist() for run in "ab"
+    ]
     assert found[0] == found[1]
 
 
@@ -94,8 +102,13 @@ def test_a_run_begins_where_a_sweep_agrees(cli, tmp_path):
 def test_learned_labels_come_along(cli, tmp_path):
     learned = ("dummy.images=pixels", "dummy.labels=learned", "evidence.folder=a/evidence")
     assert cli("hydra.run.dir=a", *learned[:2]).code == 0
-    assert cli("hydra.run.dir=b", *learned, "dummy.start=a", "dummy.noise=0", "outer.lr=1e-6").code == 0
-    before, after = (load_file(tmp_path / run / "reconstruction.safetensors")["labels"] for run in "ab")
+    assert (
+        cli("hydra.run.dir=b", *learned, "dummy.start=a", "dummy.noise=0", "outer.lr=1e-6").code
+        == 0
+    )
+    before, after = (
+        load_file(tmp_path / run / "reconstruction.safetensors")["labels"] for run in "ab"
+    )
     torch.testing.assert_close(after, before, rtol=0, atol=1e-3)
     error = cli("hydra.run.dir=c", "evidence.folder=a/evidence", "dummy.start=a").error
     assert "set dummy.labels=learned" in error
@@ -104,9 +117,14 @@ def test_learned_labels_come_along(cli, tmp_path):
 def test_nowhere_to_begin(cli, tmp_path):
     assert cli("hydra.run.dir=a").code == 0
     known = "evidence.folder=a/evidence"
-    assert "set dummy.start to the folder of an earlier run" in cli(known, "dummy.start=nowhere").error
+    assert (
+        "set dummy.start to the folder of an earlier run" in cli(known, "dummy.start=nowhere").error
+    )
     assert "give natural, the folder of a run" in cli(known, "dummy.start=[3]").error
     assert "set dummy.labels=balanced" in cli(known, "dummy.start=a", "dummy.labels=learned").error
-    assert "4 images of (1, 8, 8)" in cli(known, "dummy.start=a", "attack.n=6", "dummy.images=pixels").error
+    assert (
+        "4 images of (1, 8, 8)"
+        in cli(known, "dummy.start=a", "attack.n=6", "dummy.images=pixels").error
+    )
     (tmp_path / "a/reconstruction.safetensors").write_bytes(b"noise" * 100)
     assert "is damaged" in cli(known, "dummy.start=a").error

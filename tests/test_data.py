@@ -1,4 +1,6 @@
-"""Every source keeps its promises: balanced, disjoint, in range, and errors that name the remedy."""
+"""Every source keeps its promises: balanced, disjoint, in range, and errors that name the
+remedy.
+"""
 
 from hashlib import sha256
 from pathlib import Path
@@ -14,11 +16,23 @@ from torch.utils.data import Dataset
 
 from simudy.errors import SimudyError
 from simudy.victim import data
-from simudy.victim.data import Cifar10, Faces, Folder, ImageSet, Normalisation, Npz, Pool, TorchDataset, split
+from simudy.victim.data import (
+    Cifar10,
+    Faces,
+    Folder,
+    ImageSet,
+    Normalisation,
+    Npz,
+    Pool,
+    TorchDataset,
+    split,
+)
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-needs_cifar = pytest.mark.skipif(not (SHARED / "cifar-10-batches-bin").is_dir(), reason="CIFAR-10 is not here")
+needs_cifar = pytest.mark.skipif(
+    not (SHARED / "cifar-10-batches-bin").is_dir(), reason="CIFAR-10 is not here"
+)
 
 
 def hashes(images: ImageSet) -> set[str]:
@@ -42,7 +56,9 @@ def check(splits: data.Splits, n: int, heldout: int) -> None:
 
 
 def coded(n: int, classes: int, *, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images that can be told apart: image i holds i in its first value; label i mod classes."""
+    """uint8 images that can be told apart: image i holds i in its first value; label i mod
+    classes.
+    """
     images = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
     images.reshape(n, -1)[:, 0] = np.arange(n)
     return images, np.arange(n) % classes
@@ -52,7 +68,8 @@ def codes(images: ImageSet) -> list[int]:
     return (images.images.flatten(1)[:, 0] * 255).round().int().tolist()
 
 
-# --- selection -------------------------------------------------------------------------------------------------------
+# --- selection
+# -------------------------------------------------------------------------------------------------------
 
 
 def pool(labels: list[int], classes: int) -> Pool:
@@ -85,16 +102,23 @@ def test_labels_outside_the_classes_are_refused():
             pool(labels, 3)
 
 
-# --- normalisation ---------------------------------------------------------------------------------------------------
+# --- normalisation
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_normalisation_is_inverted_exactly_and_standardises():
-    images = torch.rand(7, 3, 5, 4, dtype=torch.float64) * torch.tensor([0.2, 0.5, 1.0])[:, None, None]
+    images = (
+        torch.rand(7, 3, 5, 4, dtype=torch.float64) * torch.tensor([0.2, 0.5, 1.0])[:, None, None]
+    )
     norm = Normalisation.of(images)
     values = norm.normalise(images)
     torch.testing.assert_close(norm.denormalise(values), images, rtol=0, atol=1e-15)
-    torch.testing.assert_close(values.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(values.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(
+        values.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        values.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64)
+    )
     torch.testing.assert_close(norm.normalise(images[0]), values[0])
     assert Normalisation.of(torch.ones(2, 1, 3, 3)) == Normalisation((1.0,), (1.0,))
 
@@ -105,7 +129,8 @@ def test_normalisation_is_measured_on_the_heldout_images():
     assert parts.normalisation != Normalisation.of(parts.victim.images)
 
 
-# --- faces -----------------------------------------------------------------------------------------------------------
+# --- faces
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_faces():
@@ -133,7 +158,8 @@ def test_faces_errors(source: Faces, remedy: str):
         source.load(seed=0)
 
 
-# --- CIFAR-10 --------------------------------------------------------------------------------------------------------
+# --- CIFAR-10
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -144,13 +170,28 @@ def cifar(tmp_path: Path) -> Path:
     images, labels = coded(100, 10, shape=(3, 32, 32))
     records = np.concatenate([labels[:, None].astype(np.uint8), images.reshape(100, -1)], 1)
     (folder / "data_batch_1.bin").write_bytes(records.tobytes())
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
     return tmp_path
 
 
 def tiny(root: Path, **options: Any) -> Cifar10:
-    layout: dict[str, Any] = {"victim_records": (0, 40), "heldout_records": (40, 80), "pretrain_records": (80, 100)}
+    layout: dict[str, Any] = {
+        "victim_records": (0, 40),
+        "heldout_records": (40, 80),
+        "pretrain_records": (80, 100),
+    }
     return Cifar10(str(root), **(layout | options))
 
 
@@ -167,7 +208,9 @@ def test_cifar_reads_planes_and_ranges(cifar: Path):
 
 
 def test_cifar_options(cifar: Path):
-    parts = tiny(cifar, n=5, heldout=6, size=16, grey=True, binary=True, pretrain_records=None).load(seed=0)
+    parts = tiny(
+        cifar, n=5, heldout=6, size=16, grey=True, binary=True, pretrain_records=None
+    ).load(seed=0)
     assert parts.pretrain is None and parts.victim.shape == (1, 16, 16)
     assert parts.victim.classes == ("vehicle", "animal")
     assert counts(parts.victim) == [3, 2] and counts(parts.heldout) == [3, 3]
@@ -181,8 +224,12 @@ def test_grey_is_luma_and_resize_averages():
     colours = torch.eye(3)[:, :, None, None].expand(-1, -1, 4, 4)
     luma = torch.tensor([0.299, 0.587, 0.114])
     torch.testing.assert_close(data.to_grey(colours)[:, 0, 0, 0], luma)
-    stripes = (torch.arange(16) % 4 == 0).float().expand(1, 1, 16, 16)  # sampling without averaging would miss them
-    torch.testing.assert_close(data.resize(stripes, 4)[..., 1:3], torch.full((1, 1, 4, 2), 0.25), rtol=0, atol=0.05)
+    stripes = (
+        (torch.arange(16) % 4 == 0).float().expand(1, 1, 16, 16)
+    )  # sampling without averaging would miss them
+    torch.testing.assert_close(
+        data.resize(stripes, 4)[..., 1:3], torch.full((1, 1, 4, 2), 0.25), rtol=0, atol=0.05
+    )
     assert data.resize(stripes, 16) is stripes and data.resize(stripes, None) is stripes
 
 
@@ -239,7 +286,11 @@ def test_real_cifar():
     parts = Cifar10(str(SHARED), n=100, heldout=200).load(seed=0)
     check(parts, 100, 200)
     assert parts.pretrain is not None
-    assert counts(parts.victim) == [10] * 10 and counts(parts.heldout) == [20] * 10 and len(parts.pretrain) == 8000
+    assert (
+        counts(parts.victim) == [10] * 10
+        and counts(parts.heldout) == [20] * 10
+        and len(parts.pretrain) == 8000
+    )
     assert not (hashes(parts.victim) | hashes(parts.heldout)) & hashes(parts.pretrain)
     assert parts.victim.labels.tolist() == [i % 10 for i in range(100)]
     assert parts.pretrain.labels.tolist() == [i % 10 for i in range(2000, 10000)]
@@ -248,10 +299,13 @@ def test_real_cifar():
     torch.testing.assert_close(values.std((0, 2, 3)), torch.ones(3), rtol=0, atol=0.05)
 
 
-# --- folder, npz, torch ----------------------------------------------------------------------------------------------
+# --- folder, npz, torch
+# ----------------------------------------------------------------------------------------------
 
 
-def write_pictures(root: Path, *, each: int, size: int = 8, suffix: str = ".png", inner: str = "") -> np.ndarray:
+def write_pictures(
+    root: Path, *, each: int, size: int = 8, suffix: str = ".png", inner: str = ""
+) -> np.ndarray:
     images = np.random.default_rng(0).integers(0, 256, (2, each, size, size, 3), dtype=np.uint8)
     for name, group in zip(("cat", "dog"), images, strict=True):
         (root / name / inner).mkdir(parents=True)
@@ -266,7 +320,13 @@ def test_folder_round_trip(tmp_path: Path):
     parts = Folder(str(tmp_path), n=5, heldout=4, pretrain=2).load(seed=0)
     check(parts, 5, 4)
     assert parts.pretrain is not None and len(parts.pretrain) == 2
-    assert parts.victim.classes == ("cat", "dog") and parts.victim.labels.tolist() == [0, 1, 0, 1, 0]
+    assert parts.victim.classes == ("cat", "dog") and parts.victim.labels.tolist() == [
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
     expected = torch.tensor(images[[0, 1, 0, 1, 0], [0, 0, 1, 1, 2]]).permute(0, 3, 1, 2)
     assert torch.equal((parts.victim.images * 255).round(), expected.float())
 
@@ -318,8 +378,14 @@ def test_npz_round_trip(tmp_path: Path, shape: tuple[int, ...], as_float: bool):
         ({"images": np.full((4, 8, 8), 2.0), "labels": np.arange(4) % 2}, "divided by 255"),
         ({"images": np.full((4, 8, 8), np.nan), "labels": np.arange(4) % 2}, "divided by 255"),
         ({"images": np.zeros((4, 8, 8, 5), np.uint8), "labels": np.arange(4) % 2}, "c = 1 or 3"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(3) % 2}, "one integer per image"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(4) / 2}, "one integer per image"),
+        (
+            {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(3) % 2},
+            "one integer per image",
+        ),
+        (
+            {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(4) / 2},
+            "one integer per image",
+        ),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(4) % 2 - 1}, "from 0"),
         ({"images": np.zeros((0, 8, 8), np.uint8), "labels": np.arange(0)}, "no image"),
     ],
@@ -349,7 +415,12 @@ class Listed(Dataset):
     def __getitem__(self, i: int):
         image = self.images[i]
         planes = torch.tensor(image).permute(2, 0, 1)
-        kinds = {"pil": Image.fromarray(image), "array": image, "uint8": planes, "float": planes / 255}
+        kinds = {
+            "pil": Image.fromarray(image),
+            "array": image,
+            "uint8": planes,
+            "float": planes / 255,
+        }
         return kinds[self.kind], int(self.labels[i])
 
 
@@ -377,7 +448,8 @@ def test_torch_dataset_takes_targets_unless_they_are_transformed():
     assert codes(TorchDataset(listed, n=4).load(seed=0).victim) == [0, 1, 2, 3]
 
 
-# --- configuration ---------------------------------------------------------------------------------------------------
+# --- configuration
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)

@@ -20,22 +20,39 @@ from simudy import (
     simulate,
 )
 from simudy.dynamics import tree
-from simudy.dynamics.factored import FactoredWeight
+from simudy.dynamics.gradient.factored import FactoredWeight
 
 ADJOINTS = [Direct(), Recompute(1), Recompute(3)]
-GRADIENTS = [Reverse(), Mixed(), Traced(), Factored(layers="all"), Factored(Mixed(), layers="all"), Factored()]
+GRADIENTS = [
+    Reverse(),
+    Mixed(),
+    Traced(),
+    Factored(layers="all"),
+    Factored(Mixed(), layers="all"),
+    Factored(),
+]
 MODES = [(a, g) for a in ADJOINTS for g in GRADIENTS]
 
 
 def mlp():
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(36, 6), nn.Tanh(), nn.Linear(6, 6, bias=False), nn.Tanh(), nn.Linear(6, 3)
+        nn.Flatten(),
+        nn.Linear(36, 6),
+        nn.Tanh(),
+        nn.Linear(6, 6, bias=False),
+        nn.Tanh(),
+        nn.Linear(6, 3),
     )
 
 
 def conv(*, train=False):
     net = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Softplus(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.Softplus(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(12, 3),
     )
     return net.train() if train else net.eval()
 
@@ -45,7 +62,9 @@ class Attention(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.block = nn.TransformerEncoderLayer(18, 2, 8, dropout=0.0, activation="gelu", batch_first=True)
+        self.block = nn.TransformerEncoderLayer(
+            18, 2, 8, dropout=0.0, activation="gelu", batch_first=True
+        )
         self.head = nn.Linear(36, 3)
 
     def forward(self, images):
@@ -69,13 +88,19 @@ def outcome(model, images, labels, theta0, lr, *, adjoint, gradient, rule=None, 
     batches = [halves[t % 2] for t in range(steps)]
     rule = rule(lr) if rule else SGD(lr=lr, momentum=0.8, weight_decay=0.01, nesterov=True)
     end = simulate(model.loss, theta0, batches, rule, adjoint=adjoint, gradient=gradient)
-    return sum((v * torch.cos(torch.arange(v.numel(), dtype=v.dtype)).view(v.shape)).sum() for v in end.values())
+    return sum(
+        (v * torch.cos(torch.arange(v.numel(), dtype=v.dtype)).view(v.shape)).sum()
+        for v in end.values()
+    )
 
 
 def leaves_of(net):
     model, images, labels = problem(net)
     names = list(model.params)
-    leaves = [t.clone().requires_grad_() for t in (images, labels, torch.tensor(0.3).double(), *model.params.values())]
+    leaves = [
+        t.clone().requires_grad_()
+        for t in (images, labels, torch.tensor(0.3).double(), *model.params.values())
+    ]
     return model, names, leaves
 
 
@@ -101,17 +126,27 @@ def test_every_mode_agrees_with_finite_differences_and_with_every_other(net, rul
     expected = []
     for i, direction in enumerate(along):  # images, labels, lr, every tensor of θ0: each on its own
         moved = [
-            [leaf.detach() + (s * 1e-5 * direction if j == i else 0) for j, leaf in enumerate(leaves)] for s in (1, -1)
+            [
+                leaf.detach() + (s * 1e-5 * direction if j == i else 0)
+                for j, leaf in enumerate(leaves)
+            ]
+            for s in (1, -1)
         ]
-        ahead, behind = (value(model, names, m, adjoint=Direct(), gradient=Reverse(), **how) for m in moved)
+        ahead, behind = (
+            value(model, names, m, adjoint=Direct(), gradient=Reverse(), **how) for m in moved
+        )
         expected.append(float((ahead - behind) / 2e-5))
     first = None
     for adjoint, gradient in MODES:
-        grads = torch.autograd.grad(value(model, names, leaves, adjoint=adjoint, gradient=gradient, **how), leaves)
+        grads = torch.autograd.grad(
+            value(model, names, leaves, adjoint=adjoint, gradient=gradient, **how), leaves
+        )
         slopes = [float((g * d).sum()) for g, d in zip(grads, along, strict=True)]
         assert slopes == pytest.approx(expected, rel=1e-6, abs=1e-8), (adjoint, gradient)
         first = first or grads
-        assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(grads, first, strict=True))
+        assert all(
+            torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(grads, first, strict=True)
+        )
 
 
 @pytest.mark.parametrize("net", ["mlp", "conv", "conv-train"])
@@ -119,7 +154,9 @@ def test_a_simulated_victim_equals_a_plain_torch_loop(net):
     model, images, labels = problem(net)
     module = copy.deepcopy(NETS[net]()).double()
     module.load_state_dict({**model.params, **model.buffers})
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True
+    )
     for _ in range(10):
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(images), labels).backward()
@@ -135,7 +172,9 @@ def test_a_simulated_victim_equals_a_plain_torch_loop(net):
 def test_one_rule_per_step_is_a_schedule():
     model, images, labels = problem()
     rates = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
-    end = simulate(model.loss, model.params, [(images, labels)] * 3, [SGD(lr=r, momentum=0.9) for r in rates])
+    end = simulate(
+        model.loss, model.params, [(images, labels)] * 3, [SGD(lr=r, momentum=0.9) for r in rates]
+    )
     module = copy.deepcopy(model.module)
     module.load_state_dict({**model.params, **model.buffers})
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.9)
@@ -155,7 +194,12 @@ def test_batchnorm_in_train_mode_leaves_the_module_alone():
     module = conv(train=True).double()
     before = copy.deepcopy(module.state_dict())
     model = StatelessModel(module)
-    simulate(model.loss, model.params, [(torch.randn(6, 1, 6, 6).double(), torch.arange(6) % 3)] * 2, SGD())
+    simulate(
+        model.loss,
+        model.params,
+        [(torch.randn(6, 1, 6, 6).double(), torch.arange(6) % 3)] * 2,
+        SGD(),
+    )
     for owner in (module, model.module):
         assert all(torch.equal(v, before[k]) for k, v in owner.state_dict().items())
     assert module[1].track_running_stats
@@ -163,7 +207,11 @@ def test_batchnorm_in_train_mode_leaves_the_module_alone():
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Dropout(0.1), nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1), nn.LSTM(3, 3, num_layers=2, dropout=0.5)],
+    [
+        nn.Dropout(0.1),
+        nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1),
+        nn.LSTM(3, 3, num_layers=2, dropout=0.5),
+    ],
 )
 def test_dropout_in_train_mode_is_refused(layer):
     with pytest.raises(SimudyError, match="eval mode"):
@@ -203,7 +251,9 @@ def test_vmap_over_dummies_and_learning_rates(adjoint, gradient):
 
     grads = torch.func.vmap(torch.func.grad(run, argnums=(0, 1)))(images, rates)
     for i in range(4):
-        for batched, single in zip(grads, torch.func.grad(run, argnums=(0, 1))(images[i], rates[i]), strict=True):
+        for batched, single in zip(
+            grads, torch.func.grad(run, argnums=(0, 1))(images[i], rates[i]), strict=True
+        ):
             torch.testing.assert_close(batched[i], single, rtol=1e-9, atol=1e-12)
 
 
@@ -219,7 +269,10 @@ def kept_bytes(root):
             getattr(node, "saved_tensors", ())
         )
         for t in (
-            t for s in saved for t in (s if isinstance(s, (tuple, list)) else (s,)) if isinstance(t, torch.Tensor)
+            t
+            for s in saved
+            for t in (s if isinstance(s, (tuple, list)) else (s,))
+            if isinstance(t, torch.Tensor)
         ):
             storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         todo += [n for n, _ in node.next_functions]
@@ -233,14 +286,25 @@ def test_mixed_keeps_one_theta_per_step_and_recompute_one_per_segment():
     theta = sum(p.numel() * p.element_size() for p in model.params.values())
 
     def kept(steps, adjoint, gradient):
-        end = simulate(model.loss, model.params, [(images, labels)] * steps, SGD(), adjoint=adjoint, gradient=gradient)
+        end = simulate(
+            model.loss,
+            model.params,
+            [(images, labels)] * steps,
+            SGD(),
+            adjoint=adjoint,
+            gradient=gradient,
+        )
         return kept_bytes(sum(v.sum() for v in end.values()))
 
     per_step = (kept(16, Direct(), Mixed()) - kept(8, Direct(), Mixed())) / 8
     per_segment = (kept(32, Recompute(8), Reverse()) - kept(16, Recompute(8), Reverse())) / 2
-    assert theta <= per_step <= theta + 8 * len(model.params)  # and the learning rate, once per tensor
+    assert (
+        theta <= per_step <= theta + 8 * len(model.params)
+    )  # and the learning rate, once per tensor
     assert theta <= per_segment <= theta + 8 * len(model.params)
-    assert kept(16, Direct(), Reverse()) - kept(8, Direct(), Reverse()) > 16 * theta  # what the others are spared
+    assert (
+        kept(16, Direct(), Reverse()) - kept(8, Direct(), Reverse()) > 16 * theta
+    )  # what the others are spared
 
 
 # --- factored weights
@@ -249,13 +313,21 @@ def test_mixed_keeps_one_theta_per_step_and_recompute_one_per_segment():
 def test_factored_weights_are_never_formed(monkeypatch):
     model, images, labels = problem()
     target = tree.map(torch.randn_like, model.params)
-    dense = tree.sub(simulate(model.loss, model.params, [(images, labels)] * 3, SGD(lr=0.3)), model.params)
+    dense = tree.sub(
+        simulate(model.loss, model.params, [(images, labels)] * 3, SGD(lr=0.3)), model.params
+    )
 
     def refuse(self):
         raise AssertionError("the weight was formed")
 
     monkeypatch.setattr(FactoredWeight, "dense", refuse)
-    end = simulate(model.loss, model.params, [(images, labels)] * 3, SGD(lr=0.3), gradient=Factored(layers="all"))
+    end = simulate(
+        model.loss,
+        model.params,
+        [(images, labels)] * 3,
+        SGD(lr=0.3),
+        gradient=Factored(layers="all"),
+    )
     moved = tree.sub(end, model.params)
     assert sum(isinstance(v, FactoredWeight) for v in moved.values()) == 3
     torch.testing.assert_close(tree.dot(moved, target), tree.dot(dense, target))
@@ -264,7 +336,9 @@ def test_factored_weights_are_never_formed(monkeypatch):
 
 
 def test_factored_leaves_dense_what_a_factor_cannot_hold():
-    model, images, labels = problem("attention")  # in_proj_weight is used by attention itself, not by F.linear
+    model, images, labels = problem(
+        "attention"
+    )  # in_proj_weight is used by attention itself, not by F.linear
     chosen = Factored(layers="all").chosen(model.loss, model.params, [(images, labels)])
     assert "head.weight" in chosen
     assert not any("in_proj" in name or "bias" in name for name in chosen)
@@ -282,7 +356,9 @@ def test_factored_refuses_elementwise_rules():
 
 def test_any_other_operation_forms_the_weight():
     model, images, labels = problem()
-    end = simulate(model.loss, model.params, [(images, labels)], SGD(lr=0.3), gradient=Factored(layers="all"))
+    end = simulate(
+        model.loss, model.params, [(images, labels)], SGD(lr=0.3), gradient=Factored(layers="all")
+    )
     dense = simulate(model.loss, model.params, [(images, labels)], SGD(lr=0.3))
     for name, weight in end.items():
         torch.testing.assert_close(weight.flatten().abs(), dense[name].flatten().abs())

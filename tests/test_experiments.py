@@ -1,4 +1,6 @@
-"""Every experiment and sweep file composes, and every experiment takes one outer step in a small size."""
+"""Every experiment and sweep file composes, and every experiment takes one outer step in a small
+size.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +59,26 @@ DATA = {"Folder": pictures, "Npz": archive, "Cifar10": records}
 
 def test_the_papers_tables_are_there():
     sizes = {f"cifar10_resnet18_n{n}" for n in (20, 50, 60, 80, 100, 120)}
-    others = {"cifar10_mlp_n20", "cifar10_mlp_n100", "cifar10_binary_mlp_n20", "cifar10_resnet50_n20"}
-    assert sizes | others | {"svhn_resnet18_n20", "cifar10_vit_n10", "cifar10_linearity"} <= {*EXPERIMENTS}
-    assert {"early_loss", "distance", "tv", "clip", "noise", "epochs", "labels", "order", "methods"} <= {*SWEEPS}
+    others = {
+        "cifar10_mlp_n20",
+        "cifar10_mlp_n100",
+        "cifar10_binary_mlp_n20",
+        "cifar10_resnet50_n20",
+    }
+    assert sizes | others | {"svhn_resnet18_n20", "cifar10_vit_n10", "cifar10_linearity"} <= {
+        *EXPERIMENTS
+    }
+    assert {
+        "early_loss",
+        "distance",
+        "tv",
+        "clip",
+        "noise",
+        "epochs",
+        "labels",
+        "order",
+        "methods",
+    } <= {*SWEEPS}
 
 
 def test_the_page_of_results_names_them_all_and_no_others():
@@ -73,7 +92,11 @@ def test_it_dry_runs(name, cli, tmp_path):
     cfg = composed(f"experiment={name}")
     assert cfg.name == name
     data, small = (node._target_.rpartition(".")[2] for node in (cfg.data, cfg.model))
-    options = [*SMALL[small], *DATA[data](tmp_path), *([] if cfg.attack.n is None else ["attack.n=6"])]
+    options = [
+        *SMALL[small],
+        *DATA[data](tmp_path),
+        *([] if cfg.attack.n is None else ["attack.n=6"]),
+    ]
     outcome = cli(f"experiment={name}", "debug=tiny", "dry_run=true", *options, tiny=False)
     assert outcome.code == 0, outcome.err
     assert "steps simulated" in outcome.out and "one outer step" in outcome.out
@@ -82,7 +105,12 @@ def test_it_dry_runs(name, cli, tmp_path):
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_sets_what_there_is(name):
     params = OmegaConf.load(CONF / "sweep" / f"{name}.yaml").hydra.sweeper.params
-    settle(composed(f"sweep={name}", *(f"{key}={str(values).split(',')[-1]}" for key, values in params.items())))
+    settle(
+        composed(
+            f"sweep={name}",
+            *(f"{key}={str(values).split(',')[-1]}" for key, values in params.items()),
+        )
+    )
 
 
 def test_a_sweep_file_runs(cli, tmp_path, monkeypatch):

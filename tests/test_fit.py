@@ -7,7 +7,18 @@ import logging
 import pytest
 import torch
 
-from simudy import SGD, Direct, Evidence, Factored, Mixed, Recipe, Recompute, Reverse, StatelessModel, simulate
+from simudy import (
+    SGD,
+    Direct,
+    Evidence,
+    Factored,
+    Mixed,
+    Recipe,
+    Recompute,
+    Reverse,
+    StatelessModel,
+    simulate,
+)
 from simudy.app.memory import estimated_mb, fitted
 from simudy.attack.methods.simudy import Simudy
 from simudy.attack.methods.surrogate import Surrogate
@@ -20,7 +31,10 @@ CPU, STEPS = torch.device("cpu"), 16
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     torch.manual_seed(0)
-    model, recipe = StatelessModel(ResNet((3, 16, 16), 4, width=4).eval()), Recipe(SGD(lr=0.01), epochs=STEPS)
+    model, recipe = (
+        StatelessModel(ResNet((3, 16, 16), 4, width=4).eval()),
+        Recipe(SGD(lr=0.01), epochs=STEPS),
+    )
     batches = recipe.collate(torch.randn(4, 3, 16, 16), torch.arange(4))
     with torch.no_grad():
         final = simulate(model.loss, model.params, batches, recipe.rules(4))
@@ -41,11 +55,17 @@ def test_the_leanest_that_is_needed_is_chosen(evidence, caplog):
     assert direct > mixed > lean
     untouched = Simudy(recipe=evidence.recipe)
     assert chosen(evidence, direct + 1, untouched) is untouched and not caplog.text
-    assert (chosen(evidence, mixed + 0.1).adjoint, chosen(evidence, mixed + 0.1).gradient) == (Direct(), Mixed())
+    assert (chosen(evidence, mixed + 0.1).adjoint, chosen(evidence, mixed + 0.1).gradient) == (
+        Direct(),
+        Mixed(),
+    )
     assert "gradient Mixed(), for" in caplog.text
     assert chosen(evidence, lean + 0.1).adjoint == Recompute(4)
     assert "may not fit" not in caplog.text
-    assert chosen(evidence, lean / 2).adjoint == Recompute(4) and "even that may not fit" in caplog.text
+    assert (
+        chosen(evidence, lean / 2).adjoint == Recompute(4)
+        and "even that may not fit" in caplog.text
+    )
     assert chosen(evidence, mixed + 0.1, Simudy(gradient=Factored())).gradient == Factored(Mixed())
 
 
@@ -61,7 +81,9 @@ def test_the_machine_is_large_enough_for_this(evidence):
 def test_the_objective_is_the_same(evidence):
     seed = {"seed": 0}
     first, lean = (m.problem(evidence, **seed) for m in (Simudy(), chosen(evidence, 0.1)))
-    a, b = (torch.autograd.grad(p.objective(0.0)[0], p.variables()["images"])[0] for p in (first, lean))
+    a, b = (
+        torch.autograd.grad(p.objective(0.0)[0], p.variables()["images"])[0] for p in (first, lean)
+    )
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max()))
 
 
@@ -70,5 +92,7 @@ def test_a_factored_network_is_counted_by_its_factors():
     model = StatelessModel(MLP((3, 16, 16), 4, width=500))
     final = tree.map(lambda p: p + 0.01, model.params)
     evidence = Evidence(model, model.params, final, Recipe(epochs=50), (3, 16, 16), 4, 4)
-    dense, factored = (estimated_mb(Simudy(gradient=g), evidence, n=4) for g in (Reverse(), Factored()))
+    dense, factored = (
+        estimated_mb(Simudy(gradient=g), evidence, n=4) for g in (Reverse(), Factored())
+    )
     assert factored < dense / 4

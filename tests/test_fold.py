@@ -1,4 +1,6 @@
-"""A frozen BatchNorm is folded into the convolution before it: the same function and derivatives, or it stays."""
+"""A frozen BatchNorm is folded into the convolution before it: the same function and derivatives,
+or it stays.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,16 @@ from torch import nn
 
 from simudy import SGD, StatelessModel, simulate
 from simudy.dynamics import tree
-from simudy.dynamics.fold import fold_frozen_norms
+from simudy.dynamics.model.batchnorm import fold_batchnorm
 from simudy.victim.models import ResNet
 
 torch.set_num_threads(1)
 
 
 def settled(module: nn.Module) -> nn.Module:
-    """In float64 and eval mode, with statistics and affine parameters unlike those of a new layer."""
+    """In float64 and eval mode, with statistics and affine parameters unlike those of a new
+    layer.
+    """
     generator = torch.Generator().manual_seed(0)
     for layer in module.double().eval().modules():
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_var is not None:
@@ -29,11 +33,13 @@ def settled(module: nn.Module) -> nn.Module:
 
 
 def folded(module: nn.Module) -> int:
-    """How many of its norms ``fold_frozen_norms`` takes out."""
+    """How many of its norms ``fold_batchnorm`` takes out."""
     module = copy.deepcopy(module)
-    fold_frozen_norms(module)
+    fold_batchnorm(module)
     return sum(
-        "forward" in vars(layer) for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._NormBase)
+        "forward" in vars(layer)
+        for layer in module.modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase)
     )
 
 
@@ -44,20 +50,30 @@ def images(*shape: int) -> torch.Tensor:
 CASES = {
     "plain": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)), 1),
     "no bias, grouped, strided": (
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, groups=2, bias=False), nn.BatchNorm2d(4)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, stride=2, groups=2, bias=False), nn.BatchNorm2d(4)
+        ),
         1,
     ),
     "padded by reflection": (
-        lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(3)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(3)
+        ),
         1,
     ),
-    "no affine parameters": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, affine=False)), 1),
+    "no affine parameters": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, affine=False)),
+        1,
+    ),
     "without statistics": (
         lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)),
         0,
     ),
     "not after a convolution": (lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)), 0),
-    "after a transposed one": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 3), nn.BatchNorm2d(3)), 0),
+    "after a transposed one": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 3), nn.BatchNorm2d(3)),
+        0,
+    ),
     "ResNet-18": (lambda: ResNet((2, 6, 6), 3, width=4), 20),
     "ResNet-50": (lambda: ResNet((2, 6, 6), 3, depth=50, width=2), 53),
 }
@@ -74,7 +90,9 @@ def test_the_function_stays_the_same(case):
 
 
 def test_the_run_and_its_derivatives_stay_the_same():
-    """With respect to images and every parameter, γ and β among them, against the loop on the module as it is."""
+    """With respect to images and every parameter, γ and β among them, against the loop on the
+    module as it is.
+    """
     torch.manual_seed(0)
     module = settled(ResNet((2, 6, 6), 3, width=4))
     model, x, y = StatelessModel(module), images(2, 2, 6, 6).requires_grad_(), torch.tensor([0, 1])
@@ -88,7 +106,9 @@ def test_the_run_and_its_derivatives_stay_the_same():
         grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
         theta = {k: p - 0.1 * g for (k, p), g in zip(theta.items(), grads, strict=True)}
     plain = tree.norm(tree.sub(theta, model.params))
-    for a, b in zip(torch.autograd.grad(ours, wanted), torch.autograd.grad(plain, wanted), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, wanted), torch.autograd.grad(plain, wanted), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -97,7 +117,11 @@ class Shared(nn.Module):
 
     def __init__(self, *, branch: bool) -> None:
         super().__init__()
-        self.convolution, self.a, self.b = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+        self.convolution, self.a, self.b = (
+            nn.Conv2d(2, 2, 3, padding=1),
+            nn.BatchNorm2d(2),
+            nn.BatchNorm2d(2),
+        )
         self.branch = branch
 
     def forward(self, x):
@@ -131,11 +155,17 @@ def test_a_norm_in_train_mode_or_with_a_hook_stays():
 
 
 def test_a_copy_of_the_model_folds_its_own_layers():
-    """``to`` copies the module: its folded layers must read the copy's statistics, not the original's."""
+    """``to`` copies the module: its folded layers must read the copy's statistics, not the
+    original's.
+    """
     torch.manual_seed(0)
     module = settled(ResNet((2, 6, 6), 3, width=4))
     model, x = StatelessModel(module), images(2, 2, 6, 6)
     copied = model.to(torch.float32)
-    torch.testing.assert_close(copied(copied.params, x.float()).double(), model(model.params, x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        copied(copied.params, x.float()).double(), model(model.params, x), rtol=1e-4, atol=1e-4
+    )
     model.buffers = {k: 2 * b for k, b in model.buffers.items()}
-    assert not torch.allclose(copied(copied.params, x.float()).double(), model(model.params, x), 1e-3)
+    assert not torch.allclose(
+        copied(copied.params, x.float()).double(), model(model.params, x), 1e-3
+    )

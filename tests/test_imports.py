@@ -1,4 +1,6 @@
-"""The direction of imports: dynamics ← attack ← app; dynamics ← victim ← app; analysis ← app. Never the other way."""
+"""The direction of imports: dynamics ← attack ← app; dynamics ← victim ← app; analysis ← app. Never
+the other way.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which layers each gradient mode and adjoint differentiates exactly: the table of docs/layers.md, entry by entry.
+"""Which layers each gradient mode and adjoint differentiates exactly: the table of docs/layers.md,
+entry by entry.
 
 ``python tests/test_layers.py`` prints the tables for the page.
 """
@@ -15,7 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from simudy import SGD, Direct, Factored, Mixed, Recompute, Reverse, SimudyError, StatelessModel, simulate
+from simudy import (
+    SGD,
+    Direct,
+    Factored,
+    Mixed,
+    Recompute,
+    Reverse,
+    SimudyError,
+    StatelessModel,
+    simulate,
+)
 from simudy.dynamics import tree
 from simudy.testing import directional
 
@@ -23,7 +34,11 @@ torch.set_num_threads(1)
 
 MODES = {
     f"{gradient} {adjoint}": (a, g)
-    for gradient, g in {"Reverse": Reverse(), "Mixed": Mixed(), "Factored": Factored(layers="all")}.items()
+    for gradient, g in {
+        "Reverse": Reverse(),
+        "Mixed": Mixed(),
+        "Factored": Factored(layers="all"),
+    }.items()
     for adjoint, a in {"Direct": Direct(), "Recompute": Recompute(2)}.items()
 }
 PIXELS, SERIES, VECTOR, WORDS = (2, 4, 4), (3, 4), (4,), "words"
@@ -111,8 +126,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | str]] = {
     "LayerNorm": (lambda: nn.LayerNorm(4), SERIES),
     "RMSNorm": (lambda: nn.RMSNorm(4), SERIES),
     "InstanceNorm2d": (lambda: nn.InstanceNorm2d(2, affine=True), PIXELS),
-    "InstanceNorm2d, tracking, train mode": (lambda: nn.InstanceNorm2d(2, track_running_stats=True), PIXELS),
-    "InstanceNorm2d, tracking, eval mode": (lambda: nn.InstanceNorm2d(2, track_running_stats=True).eval(), PIXELS),
+    "InstanceNorm2d, tracking, train mode": (
+        lambda: nn.InstanceNorm2d(2, track_running_stats=True),
+        PIXELS,
+    ),
+    "InstanceNorm2d, tracking, eval mode": (
+        lambda: nn.InstanceNorm2d(2, track_running_stats=True).eval(),
+        PIXELS,
+    ),
     "MaxPool2d": (lambda: nn.MaxPool2d(2), PIXELS),
     "AvgPool2d": (lambda: nn.AvgPool2d(2), PIXELS),
     "AdaptiveAvgPool2d": (lambda: nn.AdaptiveAvgPool2d(3), PIXELS),
@@ -141,7 +162,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | str]] = {
     "Tied weights: Linear with Linear": (TiedLinear, VECTOR),
     "Tied weights: Embedding with Linear": (TiedWords, WORDS),
     "parametrize: a class of one's own": (symmetric, VECTOR),
-    "parametrizations.weight_norm of Linear": (lambda: parametrizations.weight_norm(nn.Linear(4, 3)), VECTOR),
+    "parametrizations.weight_norm of Linear": (
+        lambda: parametrizations.weight_norm(nn.Linear(4, 3)),
+        VECTOR,
+    ),
     "parametrizations.weight_norm of Conv2d, dim=None": (
         lambda: parametrizations.weight_norm(nn.Conv2d(2, 3, 3), dim=None),
         PIXELS,
@@ -223,7 +247,9 @@ class Case(NamedTuple):
         theta0 = dict(zip(self.model.params, inputs["parameters"], strict=True))
         batches, rule = [(images, labels)] * 3, SGD(lr=0.3, momentum=0.5)
         end = simulate(self.model.loss, theta0, batches, rule, adjoint=adjoint, gradient=gradient)
-        return tree.dot(end, tree.map(lambda p: torch.arange(p.numel()).to(p).cos().view(p.shape), end))
+        return tree.dot(
+            end, tree.map(lambda p: torch.arange(p.numel()).to(p).cos().view(p.shape), end)
+        )
 
 
 def case(name: str, device: str = "cpu") -> Case:
@@ -231,8 +257,13 @@ def case(name: str, device: str = "cpu") -> Case:
     make, shape = LAYERS[name]
     layer, words = make(), torch.randint(0, 5, (3, 4)) if shape == WORDS else None
     images = torch.randn(3, *shape, dtype=torch.float64) if words is None else None
-    # A layer before and one after, so that the derivative passes through the weights and through the inputs.
-    before = nn.Identity() if words is not None else nn.Sequential(nn.Linear(shape[-1], shape[-1]), nn.Tanh())
+    # A layer before and one after, so that the derivative passes through the weights and through
+    # the inputs.
+    before = (
+        nn.Identity()
+        if words is not None
+        else nn.Sequential(nn.Linear(shape[-1], shape[-1]), nn.Tanh())
+    )
     body = nn.Sequential(before, layer, nn.Flatten()).double()
     for key, buffer in body.named_buffers():
         if "running" in key:
@@ -246,7 +277,9 @@ def case(name: str, device: str = "cpu") -> Case:
     }
     inputs = {kind: [leaf.to(device) for leaf in leaves] for kind, leaves in inputs.items()}
     along = {kind: [torch.randn_like(leaf) for leaf in leaves] for kind, leaves in inputs.items()}
-    if "householder" in name:  # the signs on the diagonal of its matrix are rounded: a step there is a jump
+    if (
+        "householder" in name
+    ):  # the signs on the diagonal of its matrix are rounded: a step there is a jump
         for p, d in zip(inputs["parameters"], along["parameters"], strict=True):
             d.mul_(p.abs() != 1)
     return Case(model, inputs, None if words is None else words.to(device), along)
@@ -254,7 +287,10 @@ def case(name: str, device: str = "cpu") -> Case:
 
 def slopes(case: Case, mode: str) -> dict[str, float]:
     """Derivatives along the directions, by the mode."""
-    inputs = {kind: [leaf.clone().requires_grad_() for leaf in leaves] for kind, leaves in case.inputs.items()}
+    inputs = {
+        kind: [leaf.clone().requires_grad_() for leaf in leaves]
+        for kind, leaves in case.inputs.items()
+    }
     flat = [leaf for leaves in inputs.values() for leaf in leaves]
     grads = iter(torch.autograd.grad(case.outcome(inputs, mode), flat))
     return {kind: sum(float((next(grads) * d).sum()) for d in case.along[kind]) for kind in inputs}
@@ -284,7 +320,9 @@ def factored(name: str) -> list[str]:
     """The parameters of the layer itself that ``Factored(layers="all")`` keeps in factors."""
     about = case(name)
     images, labels = about.inputs["images"] or [about.words], about.inputs["labels"]
-    chosen = Factored(layers="all").chosen(about.model.loss, about.model.params, [(*images, *labels)])
+    chosen = Factored(layers="all").chosen(
+        about.model.loss, about.model.params, [(*images, *labels)]
+    )
     return sorted(key.removeprefix("0.1.") for key in chosen if key.startswith("0.1."))
 
 
@@ -297,21 +335,27 @@ def test_every_mode_is_exact(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_mode_is_exact_on_a_gpu(name):
-    with torch.backends.cudnn.flags(enabled=not any(kind in name for kind in ("RNN", "LSTM", "GRU"))):
+    with torch.backends.cudnn.flags(
+        enabled=not any(kind in name for kind in ("RNN", "LSTM", "GRU"))
+    ):
         assert works(name, "cuda") == dict.fromkeys(MODES, True)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_exact_is_refused(name):
     make, _, remedy = REFUSED[name]
-    with pytest.raises(SimudyError, match=f"layer '0.*{remedy.split()[0].split('=')[0].removesuffix('2d')}"):
+    with pytest.raises(
+        SimudyError, match=f"layer '0.*{remedy.split()[0].split('=')[0].removesuffix('2d')}"
+    ):
         StatelessModel(nn.Sequential(make()))
 
 
 def test_a_layer_rewritten_for_exactness_keeps_its_values_and_leaves_the_original_alone():
     words, series = torch.randint(0, 5, (3, 4)), torch.randn(3, 4)
     layers = [(nn.Embedding(5, 4, sparse=True), words)]
-    layers += [(parametrizations.weight_norm(nn.Linear(4, 3), dim=dim), series) for dim in (0, 1, None)]
+    layers += [
+        (parametrizations.weight_norm(nn.Linear(4, 3), dim=dim), series) for dim in (0, 1, None)
+    ]
     for layer, x in layers:
         model = StatelessModel(layer)
         torch.testing.assert_close(model(model.params, x), layer(x))
@@ -322,13 +366,18 @@ def test_torch_itself_still_gets_weight_norm_wrong():
     """When this fails, torch has corrected it, and ``exact._weight_norm`` may go."""
     v, g = torch.randn(3, 4, dtype=torch.float64), torch.rand(3, 1, dtype=torch.float64)
     leaves = (v.requires_grad_(), g.requires_grad_())
-    assert not torch.autograd.gradgradcheck(lambda v, g: torch._weight_norm(v, g, 0), leaves, raise_exception=False)
+    assert not torch.autograd.gradgradcheck(
+        lambda v, g: torch._weight_norm(v, g, 0), leaves, raise_exception=False
+    )
 
 
 def tables() -> str:
     """The two tables of docs/layers.md."""
     head = ["layer", *MODES, "kept in factors"]
-    rows = [[name, *("exact" if ok else "no" for ok in works(name).values()), _code(factored(name))] for name in LAYERS]
+    rows = [
+        [name, *("exact" if ok else "no" for ok in works(name).values()), _code(factored(name))]
+        for name in LAYERS
+    ]
     refused = [[name, reason, remedy] for name, (_, reason, remedy) in REFUSED.items()]
     return _markdown(head, rows) + "\n\n" + _markdown(["layer", "why", "use instead"], refused)
 
@@ -344,7 +393,10 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 def test_the_page_shows_these_tables():
     """Entries are checked one by one above; here, that the page says the same."""
     page = (Path(__file__).parent.parent / "docs" / "layers.md").read_text()
-    lines = [f"| {name} | {' | '.join(['exact'] * len(MODES))} | {_code(factored(name))} |" for name in LAYERS]
+    lines = [
+        f"| {name} | {' | '.join(['exact'] * len(MODES))} | {_code(factored(name))} |"
+        for name in LAYERS
+    ]
     lines += [f"| {name} | {reason} | {remedy} |" for name, (_, reason, remedy) in REFUSED.items()]
     shown = [line for line in page.splitlines() if line.startswith("| ")]
     heads = [line for line in shown if line.startswith(("| layer", "| ---"))]

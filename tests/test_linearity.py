@@ -1,4 +1,6 @@
-"""M_lin equals the plain mean over pairs of epochs, whatever represents the gradients, and grows with width."""
+"""M_lin equals the plain mean over pairs of epochs, whatever represents the gradients, and grows
+with width.
+"""
 
 from collections.abc import Iterator
 
@@ -8,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simudy.analysis.linearity import linearity, run_linearity
-from simudy.dynamics.factored import Factored
 from simudy.dynamics.gradient import Gradient, Mixed, Reverse
+from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD, Adam, Rule
 from simudy.dynamics.recipe import Recipe
@@ -28,7 +30,9 @@ def float64() -> Iterator[None]:
 
 
 def data(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(1)), torch.arange(n) % CLASSES
+    return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(1)), torch.arange(
+        n
+    ) % CLASSES
 
 
 def network(name: str) -> nn.Module:
@@ -42,13 +46,21 @@ def brute_force(
     """A plain torch loop and every pair of epochs."""
     optimizer, met = torch.optim.SGD(module.parameters(), lr=lr), []
     for _ in range(epochs):
-        met.append([flat_gradient(module, images[i : i + 1], labels[i : i + 1]) for i in range(len(images))])
+        met.append(
+            [
+                flat_gradient(module, images[i : i + 1], labels[i : i + 1])
+                for i in range(len(images))
+            ]
+        )
         for rows in torch.arange(len(images)).split(batch_size):
             optimizer.zero_grad()
             F.cross_entropy(module(images[rows]), labels[rows]).backward()
             optimizer.step()
     pairs = [(s, t) for t in range(epochs) for s in range(t)]
-    cosines = [[F.cosine_similarity(met[s][i], met[t][i], dim=0) for s, t in pairs] for i in range(len(images))]
+    cosines = [
+        [F.cosine_similarity(met[s][i], met[t][i], dim=0) for s, t in pairs]
+        for i in range(len(images))
+    ]
     return torch.tensor([[float(c) for c in row] for row in cosines]).mean(1)
 
 
@@ -76,13 +88,19 @@ def test_it_is_the_mean_over_pairs_of_epochs(name: str, batch_size: int, gradien
 @pytest.mark.parametrize("rule", [SGD(lr=0.0), Adam(lr=0.0)])
 def test_a_network_that_stays_put_is_perfectly_linear(rule: Rule):
     model, (images, labels) = StatelessModel(network("mlp")), data()
-    assert linearity(model.loss, model.params, images, labels, Recipe(rule, epochs=3)).m_lin == pytest.approx(1.0)
+    assert linearity(
+        model.loss, model.params, images, labels, Recipe(rule, epochs=3)
+    ).m_lin == pytest.approx(1.0)
 
 
 def test_a_gradient_of_exactly_zero_has_no_direction():
-    """With weights of zero in the loss, sample gradients vanish: cosines count as 0, nothing is NaN."""
+    """With weights of zero in the loss, sample gradients vanish: cosines count as 0, nothing is
+    NaN.
+    """
     model, (images, labels) = StatelessModel(network("mlp")), data()
-    found = linearity(lambda p, b: 0.0 * model.loss(p, b), model.params, images, labels, Recipe(SGD(), epochs=3))
+    found = linearity(
+        lambda p, b: 0.0 * model.loss(p, b), model.params, images, labels, Recipe(SGD(), epochs=3)
+    )
     assert found.per_sample.tolist() == [0.0] * 6
 
 
@@ -91,7 +109,11 @@ def test_wider_is_more_linear():
     found = []
     for width in (10, 30, 100):
         torch.manual_seed(0)
-        found.append(run_linearity(MLP(SHAPE, CLASSES, width=width), images, labels, Recipe(SGD(lr=0.1), epochs=20)))
+        found.append(
+            run_linearity(
+                MLP(SHAPE, CLASSES, width=width), images, labels, Recipe(SGD(lr=0.1), epochs=20)
+            )
+        )
     assert found[0]["m_lin"] < found[1]["m_lin"] < found[2]["m_lin"]
 
 
@@ -114,4 +136,6 @@ def test_one_epoch_cannot_be_compared():
 
 def test_batch_statistics_are_refused():
     with pytest.raises(SimudyError, match=r"victim\.mode=eval"):
-        run_linearity(nn.Sequential(nn.BatchNorm2d(1), network("mlp")).train(), *data(), Recipe(epochs=2))
+        run_linearity(
+            nn.Sequential(nn.BatchNorm2d(1), network("mlp")).train(), *data(), Recipe(epochs=2)
+        )

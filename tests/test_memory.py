@@ -44,7 +44,9 @@ def benchmarks(monkeypatch):
 
 
 @pytest.mark.parametrize("gradient", ["Reverse", "Mixed"])
-def test_recompute_lets_go_of_each_segment_it_has_replayed(benchmarks, monkeypatch, tmp_path, gradient):
+def test_recompute_lets_go_of_each_segment_it_has_replayed(
+    benchmarks, monkeypatch, tmp_path, gradient
+):
     import measure
 
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
@@ -58,7 +60,9 @@ def test_recompute_lets_go_of_each_segment_it_has_replayed(benchmarks, monkeypat
 def test_all_methods_of_the_comparison_compute_the_same(benchmarks):
     import peers
 
-    exact = peers.image_gradient("simudy Reverse Recompute", peers.task("tiny", 3, dtype=torch.float64))
+    exact = peers.image_gradient(
+        "simudy Reverse Recompute", peers.task("tiny", 3, dtype=torch.float64)
+    )
     for method in peers.METHODS:
         about = peers.task("tiny", 3, dtype=torch.float64)
         assert peers.error(method, about, exact) < 1e-10, method

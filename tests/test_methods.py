@@ -1,4 +1,6 @@
-"""Each method is exact where its own model of the run is: there its objective is zero, and searching leads there."""
+"""Each method is exact where its own model of the run is: there its objective is zero, and
+searching leads there.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,8 +21,8 @@ from simudy.attack.methods.two_step import TwoStep
 from simudy.attack.methods.weighted import Combination, Weighted
 from simudy.attack.reconstruct import Outer, Search, reconstruct
 from simudy.dynamics import tree
-from simudy.dynamics.factored import Factored
 from simudy.dynamics.gradient import Mixed, Reverse
+from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD
 from simudy.dynamics.recipe import Recipe
@@ -53,7 +55,11 @@ def truth(n: int = 3) -> tuple[Tensor, Tensor]:
 
 def victim(*, epochs: int = 1, n: int = 3) -> Evidence:
     """A perceptron trained on ``truth`` by full-batch SGD."""
-    model, recipe, (images, labels) = StatelessModel(perceptron()), Recipe(SGD(lr=LR), epochs=epochs), truth(n)
+    model, recipe, (images, labels) = (
+        StatelessModel(perceptron()),
+        Recipe(SGD(lr=LR), epochs=epochs),
+        truth(n),
+    )
     final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
     return Evidence(model, model.params, final, recipe, SHAPE, CLASSES, n=n)
 
@@ -62,12 +68,25 @@ def explained_by_one_step() -> Evidence:
     """θ0 chosen so that θ0 − θf = Σ_i λ_i ∇ℓ_i(θf), λ = (0.1, 0.2, 0.3)."""
     model, (images, labels) = StatelessModel(perceptron()), truth()
     gradient = torch.func.grad(model.loss)(model.params, (images, labels, 3 * WEIGHTS.to(images)))
-    return Evidence(model, tree.add(model.params, gradient), model.params, Recipe(SGD(lr=LR)), SHAPE, CLASSES, n=3)
+    return Evidence(
+        model,
+        tree.add(model.params, gradient),
+        model.params,
+        Recipe(SGD(lr=LR)),
+        SHAPE,
+        CLASSES,
+        n=3,
+    )
 
 
 def explained_by_margins() -> Evidence:
-    """A linear model whose weights are Σ_i λ_i ∇margin_i, λ = (0.1, 0.2, 0.3): its margins' gradients are constant."""
-    model, (images, labels) = StatelessModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False))), truth()
+    """A linear model whose weights are Σ_i λ_i ∇margin_i, λ = (0.1, 0.2, 0.3): its margins'
+    gradients are constant.
+    """
+    model, (images, labels) = (
+        StatelessModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False))),
+        truth(),
+    )
     loss = negative_margin(model)
     final = torch.func.grad(loss)(model.params, (images, labels % 2, -3 * WEIGHTS.to(images)))
     return Evidence(model, model.params, final, Recipe(SGD(lr=LR)), SHAPE, 2, n=3)
@@ -108,7 +127,9 @@ def test_the_truth_has_objective_zero_where_the_method_is_exact(name: str, progr
     assert problem.objective(progress)[0].item() > 1e-4
 
 
-@pytest.mark.parametrize("gradient", [Reverse(), Mixed(), Factored(layers="all"), Factored(Mixed(), layers="all")])
+@pytest.mark.parametrize(
+    "gradient", [Reverse(), Mixed(), Factored(layers="all"), Factored(Mixed(), layers="all")]
+)
 @pytest.mark.parametrize("progress", [0.0, 0.99])
 @pytest.mark.parametrize("name", METHODS)
 def test_its_gradient_agrees_with_finite_differences(name: str, progress: float, gradient: object):
@@ -116,27 +137,41 @@ def test_its_gradient_agrees_with_finite_differences(name: str, progress: float,
     leaves = problem.variables()
     grads = torch.autograd.grad(problem.objective(progress)[0], list(leaves.values()))
     for (variable, leaf), grad in zip(leaves.items(), grads, strict=True):
-        direction, start = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(5)), leaf.detach().clone()
+        direction, start = (
+            torch.randn(leaf.shape, generator=torch.Generator().manual_seed(5)),
+            leaf.detach().clone(),
+        )
 
-        def along(step: float, leaf: Tensor = leaf, start: Tensor = start, direction: Tensor = direction) -> float:
+        def along(
+            step: float, leaf: Tensor = leaf, start: Tensor = start, direction: Tensor = direction
+        ) -> float:
             with torch.no_grad():
                 leaf.copy_(start + step * direction)
             return problem.objective(progress)[0].item()
 
         numeric = (along(1e-6) - along(-1e-6)) / 2e-6
         along(0.0)
-        assert (grad * direction).sum().item() == pytest.approx(numeric, rel=1e-5, abs=1e-9), variable
+        assert (grad * direction).sum().item() == pytest.approx(numeric, rel=1e-5, abs=1e-9), (
+            variable
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_searching_from_noise_leads_towards_it(name: str):
     method = dataclasses.replace(EXACT[name][1], tv=1e-5, dummies=2.0)
-    found = reconstruct(EXACT[name][0](), method=method, outer=Outer(lr=0.05, iterations=150, lrs=LRS[name]))
+    found = reconstruct(
+        EXACT[name][0](), method=method, outer=Outer(lr=0.05, iterations=150, lrs=LRS[name])
+    )
     assert found.objective < 0.3 * found.history[0]["objective"]
     assert found.images.shape == (6, *SHAPE)
 
 
-LRS = {"one_step": {"weights": 0.01}, "two_step": {"weights": 0.01}, "kkt": {"weights": 0.01}, "surrogate": {}}
+LRS = {
+    "one_step": {"weights": 0.01},
+    "two_step": {"weights": 0.01},
+    "kkt": {"weights": 0.01},
+    "surrogate": {},
+}
 
 
 UNDO = {
@@ -158,7 +193,9 @@ def test_one_step_of_training_is_undone(name: str):
 
 def test_two_step_sums_over_both_ends_what_one_step_takes_at_the_last():
     evidence = victim(epochs=5)
-    one, two = (method(labels="balanced").problem(evidence, seed=0) for method in (OneStep, TwoStep))
+    one, two = (
+        method(labels="balanced").problem(evidence, seed=0) for method in (OneStep, TwoStep)
+    )
     with torch.no_grad():
         two.leaves["weights"][0] = 0.0
         two.leaves["weights"][1] = one.leaves["weights"][0]
@@ -181,7 +218,10 @@ def test_the_surrogate_moves_along_the_line_between_the_ends():
 def test_margins_are_those_of_a_plain_loop():
     evidence, (images, labels) = victim(), truth()
     logits, weights = evidence.model(evidence.final, images), torch.rand(3)
-    margins = [z[y] - max(z[k] for k in range(CLASSES) if k != y) for z, y in zip(logits, labels, strict=True)]
+    margins = [
+        z[y] - max(z[k] for k in range(CLASSES) if k != y)
+        for z, y in zip(logits, labels, strict=True)
+    ]
     loss = negative_margin(evidence.model)(evidence.final, (images, labels, weights))
     torch.testing.assert_close(loss, -(weights * torch.stack(margins)).mean())
 
@@ -203,8 +243,12 @@ def test_kkt_does_not_see_the_initial_weights():
 
 @pytest.mark.parametrize("name", ["one_step", "two_step"])
 def test_the_best_iterate_is_a_late_one(name: str):
-    """Turning from Euclidean distance to the cosine must not make an earlier iterate look better."""
-    search = Search(METHODS[name]().problem(victim(epochs=3), seed=0), Outer(lr=0.01, iterations=100))
+    """Turning from Euclidean distance to the cosine must not make an earlier iterate look
+    better.
+    """
+    search = Search(
+        METHODS[name]().problem(victim(epochs=3), seed=0), Outer(lr=0.01, iterations=100)
+    )
     while search.status == "running":
         before = float(search.best["objective"])
         search.step()
@@ -215,7 +259,9 @@ def test_the_best_iterate_is_a_late_one(name: str):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_dummies_and_labels_are_as_asked_and_drawn_with_the_seed(name: str):
-    problem, again, other = (METHODS[name](dummies=2).problem(victim(), seed=seed) for seed in (0, 0, 1))
+    problem, again, other = (
+        METHODS[name](dummies=2).problem(victim(), seed=seed) for seed in (0, 0, 1)
+    )
     assert problem.images().shape == (6, *SHAPE)
     assert torch.bincount(problem.labels()).tolist() == [2, 2, 2]
     for variable, leaf in problem.variables().items():

@@ -62,7 +62,10 @@ def test_ssim_broadcasts_one_image_against_many():
 
 def test_psnr_is_scikit_images_per_image():
     a, b = random_images(3, 3, 8, 8).sigmoid(), random_images(3, 3, 8, 8, seed=1).sigmoid()
-    expected = [peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=1) for x, y in zip(a, b, strict=True)]
+    expected = [
+        peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=1)
+        for x, y in zip(a, b, strict=True)
+    ]
     assert psnr(a, b).tolist() == pytest.approx(expected)
     assert psnr(a, a)[0] == math.inf
     assert mse(a, a + 0.5).tolist() == pytest.approx([0.25] * 3)

@@ -62,13 +62,18 @@ def test_derivative_of_a_gradient_agrees_with_finite_differences(name: str):
     torch.testing.assert_close((slope * step).sum(), numeric.detach(), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, at the first jvp
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script:DeprecationWarning"
+)  # torch's own, at the first jvp
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_over_reverse_agrees_with_reverse_over_reverse(name: str):
     torch.manual_seed(2)
     model = SMALL[name](shape=(3, 8, 8), classes=4).double().eval()
     params = {k: p.detach() for k, p in model.named_parameters()}
-    images, tangents = torch.randn(2, 3, 8, 8, dtype=torch.float64), {k: torch.randn_like(p) for k, p in params.items()}
+    images, tangents = (
+        torch.randn(2, 3, 8, 8, dtype=torch.float64),
+        {k: torch.randn_like(p) for k, p in params.items()},
+    )
 
     def gradient(params: dict[str, Tensor], x: Tensor) -> Tensor:
         def loss(x: Tensor) -> Tensor:
@@ -81,7 +86,9 @@ def test_forward_over_reverse_agrees_with_reverse_over_reverse(name: str):
     leaf = images.clone().requires_grad_()
     loss = F.cross_entropy(functional_call(model, leaves, (leaf,)), torch.tensor([0, 3]))
     grads = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
-    inner = torch.stack([(g * v).sum() for g, v in zip(grads, tangents.values(), strict=True)]).sum()
+    inner = torch.stack(
+        [(g * v).sum() for g, v in zip(grads, tangents.values(), strict=True)]
+    ).sum()
     torch.testing.assert_close(forward, torch.autograd.grad(inner, leaf)[0], rtol=1e-8, atol=1e-10)
 
 
@@ -146,5 +153,7 @@ def test_activations_are_out_of_place():
 def test_configuration_matches_the_model(path: Path):
     config = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(config, dict)
-    defaults = {k: p.default for k, p in signature(get_class(config.pop("_target_"))).parameters.items()}
+    defaults = {
+        k: p.default for k, p in signature(get_class(config.pop("_target_"))).parameters.items()
+    }
     assert config == defaults | {"shape": None, "classes": None}

@@ -1,4 +1,6 @@
-"""One table of rules drives everything: finite differences, purity, vmap and torch.optim, see ``check_optimizer``."""
+"""One table of rules drives everything: finite differences, purity, vmap and torch.optim, see
+``check_optimizer``.
+"""
 
 import doctest
 import importlib
@@ -79,13 +81,17 @@ def lion(named: list) -> ByHand:
 
 
 def muon(named: list) -> ByHand:
-    """Muon by singular values (NS only changes these), SGD for vectors; η = 0.02, λ = 0.1, μ = 0.95, Nesterov."""
+    """Muon by singular values (NS only changes these), SGD for vectors; η = 0.02, λ = 0.1, μ =
+    0.95, Nesterov.
+    """
 
     def move(state, p, g):
         if p.ndim < 2:
             return p - 0.02 * g
         state["b"] = 0.95 * state.get("b", torch.zeros_like(p)) + 0.05 * g
-        u, s, v = torch.linalg.svd((0.05 * g + 0.95 * state["b"]).reshape(len(p), -1), full_matrices=False)
+        u, s, v = torch.linalg.svd(
+            (0.05 * g + 0.95 * state["b"]).reshape(len(p), -1), full_matrices=False
+        )
         s = s / s.norm()
         for _ in range(5):
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
@@ -124,7 +130,11 @@ class Accumulating:
     """The usual loop of gradient accumulation, three micro-batches a step."""
 
     def __init__(self, named: list) -> None:
-        self.inner, self.params, self.seen = optim.SGD(named, lr=0.1, momentum=0.9), [p for _, p in named], 0
+        self.inner, self.params, self.seen = (
+            optim.SGD(named, lr=0.1, momentum=0.9),
+            [p for _, p in named],
+            0,
+        )
 
     def zero_grad(self) -> None:
         if self.seen % 3 == 0:
@@ -141,7 +151,9 @@ class Accumulating:
 def grouped(named: list) -> torch.optim.Optimizer:
     biases = [(n, p) for n, p in named if n.endswith("bias")]
     others = [(n, p) for n, p in named if not n.endswith("bias")]
-    return optim.AdamW([{"params": biases, "weight_decay": 0.0, "lr": 0.05}, {"params": others}], lr=0.01)
+    return optim.AdamW(
+        [{"params": biases, "weight_decay": 0.0, "lr": 0.05}, {"params": others}], lr=0.01
+    )
 
 
 def same(name: str, **options: Any) -> tuple[Any, Callable]:
@@ -163,7 +175,9 @@ TABLE: dict[str, tuple[Any, Any]] = {
     "adamw": (AdamW(), optim.AdamW),
     "adamw amsgrad": same("AdamW", lr=0.01, weight_decay=0.3, amsgrad=True),
     "nadam": (NAdam(), optim.NAdam),
-    "nadam decoupled": same("NAdam", weight_decay=0.1, decoupled_weight_decay=True, momentum_decay=0.1),
+    "nadam decoupled": same(
+        "NAdam", weight_decay=0.1, decoupled_weight_decay=True, momentum_decay=0.1
+    ),
     "radam": (RAdam(), optim.RAdam),
     "radam decay": same("RAdam", lr=0.01, weight_decay=0.1, maximize=True),
     "radam decoupled": same("RAdam", lr=0.01, weight_decay=0.1, decoupled_weight_decay=True),
@@ -174,21 +188,37 @@ TABLE: dict[str, tuple[Any, Any]] = {
     "rmsprop centered": same("RMSprop", centered=True, alpha=0.9),
     "rmsprop centered momentum": same("RMSprop", centered=True, momentum=0.5, maximize=True),
     "adagrad": (Adagrad(), optim.Adagrad),
-    "adagrad decay": same("Adagrad", lr=0.1, lr_decay=0.2, weight_decay=0.1, initial_accumulator_value=0.01),
+    "adagrad decay": same(
+        "Adagrad", lr=0.1, lr_decay=0.2, weight_decay=0.1, initial_accumulator_value=0.01
+    ),
     "adadelta": (Adadelta(), optim.Adadelta),
     "adadelta decay": same("Adadelta", lr=0.5, rho=0.7, weight_decay=0.1),
     "lion": (Lion(lr=0.01, weight_decay=0.1), lion),
     "muon": (Muon(lr=0.02, others=SGD(lr=0.02)), muon),
-    "clipped": (Clipped(MOMENTUM, max_norm=0.3), before(lambda params: clip_grad_norm_(params, 0.3))),
-    "clipped by value": (ClippedByValue(MOMENTUM, 0.02), before(lambda params: clip_grad_value_(params, 0.02))),
+    "clipped": (
+        Clipped(MOMENTUM, max_norm=0.3),
+        before(lambda params: clip_grad_norm_(params, 0.3)),
+    ),
+    "clipped by value": (
+        ClippedByValue(MOMENTUM, 0.02),
+        before(lambda params: clip_grad_value_(params, 0.02)),
+    ),
     "clipped adaptively": (ClippedAdaptively(SGD(lr=0.1), ratio=0.02), adaptively_clipped),
     "accumulated": (Accumulated(MOMENTUM, every=3), Accumulating),
-    "groups": (Groups({"*bias": AdamW(lr=0.05, weight_decay=0.0), re.compile(".*"): AdamW(lr=0.01)}), grouped),
+    "groups": (
+        Groups({"*bias": AdamW(lr=0.05, weight_decay=0.0), re.compile(".*"): AdamW(lr=0.01)}),
+        grouped,
+    ),
     "averaged": (Averaged(MOMENTUM, decay=0.9), None),
     "averaged uniformly": (Averaged(Clipped(MOMENTUM, max_norm=0.3), decay=None, start=1), None),
     "clipped groups": (Clipped(Groups({"0.*": None, "*": MOMENTUM}), max_norm=0.2), None),
 }
-LONG = {"radam": 6, "radam decay": 6, "radam decoupled": 6, "accumulated": 6}  # steps until every term takes part
+LONG = {
+    "radam": 6,
+    "radam decay": 6,
+    "radam decoupled": 6,
+    "accumulated": 6,
+}  # steps until every term takes part
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -209,7 +239,9 @@ def test_the_clipping_rows_do_clip(name):
 def test_average_equals_torch_averaged_model(decay):
     problem = problems(steps=5)[0]
     module = problems(steps=5)[0].module
-    average = AveragedModel(module, multi_avg_fn=None if decay is None else get_ema_multi_avg_fn(decay))
+    average = AveragedModel(
+        module, multi_avg_fn=None if decay is None else get_ema_multi_avg_fn(decay)
+    )
     optimizer = optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     for images, labels, weights in problem.batches:
         optimizer.zero_grad()
@@ -242,7 +274,9 @@ def test_a_hyper_parameter_may_be_switched_on_during_the_run():
     problem = problems()[0]
     rules = [RMSprop(), RMSprop(momentum=0.9), RMSprop(momentum=0.9)]
     end = simulate(problem.model.loss, problem.model.params, problem.batches, rules)
-    always = problem.run(RMSprop(momentum=0.9), {})  # the first step does not depend on the momentum
+    always = problem.run(
+        RMSprop(momentum=0.9), {}
+    )  # the first step does not depend on the momentum
     assert all(torch.equal(end[name], always[name]) for name in end)
 
 
@@ -252,7 +286,10 @@ def test_a_hyper_parameter_may_be_switched_on_during_the_run():
         (lambda: Muon().init({"b": torch.zeros(3)}), "Groups"),
         (lambda: Muon(adjust_lr_fn="none"), "match_rms_adamw"),
         (lambda: Accumulated(SGD(), every=0), "1 or more"),
-        (lambda: Groups({"a*": SGD()}).init({"a": torch.zeros(1), "b": torch.zeros(1)}), "no pattern matches 'b'"),
+        (
+            lambda: Groups({"a*": SGD()}).init({"a": torch.zeros(1), "b": torch.zeros(1)}),
+            "no pattern matches 'b'",
+        ),
         (lambda: Groups({"a*": SGD(), "ab": SGD()}).init({"ab": torch.zeros(1)}), "pattern 'ab'"),
     ],
 )
@@ -346,7 +383,12 @@ class Boastful(Adam):
 @pytest.mark.parametrize(
     "rule, options, error, message",
     [
-        (SGD(lr=0.1), {"reference": lambda named: optim.SGD(named, lr=0.11)}, AssertionError, "off SGD"),
+        (
+            SGD(lr=0.1),
+            {"reference": lambda named: optim.SGD(named, lr=0.11)},
+            AssertionError,
+            "off SGD",
+        ),
         (Detached(), {}, AssertionError, "finite differences"),
         (Remembering(), {}, AssertionError, "finite differences|hidden state"),
         (InPlace(), {}, AssertionError, "finite differences|out of place"),
@@ -362,7 +404,17 @@ def test_the_check_finds(rule, options, error, message):
 
 def test_zero_gradients_move_nothing_but_by_decay():
     params = {"w": torch.ones(3, 2)}
-    for rule in (Adam(), NAdam(), RAdam(), Adamax(), RMSprop(), RMSprop(centered=True), Adagrad(), Adadelta(), Lion()):
+    for rule in (
+        Adam(),
+        NAdam(),
+        RAdam(),
+        Adamax(),
+        RMSprop(),
+        RMSprop(centered=True),
+        Adagrad(),
+        Adadelta(),
+        Lion(),
+    ):
         end, _ = rule.update(tree.map(torch.zeros_like, params), rule.init(params), params)
         assert torch.equal(end["w"], params["w"]), rule
 
@@ -371,14 +423,19 @@ def test_zero_gradients_move_nothing_but_by_decay():
 
 
 def test_docstrings_tell_the_truth():
-    modules = [importlib.import_module(f"{ours.__name__}.{m.name}") for m in pkgutil.iter_modules(ours.__path__)]
+    modules = [
+        importlib.import_module(f"{ours.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(ours.__path__)
+    ]
     results = [doctest.testmod(module) for module in modules]
     assert sum(r.failed for r in results) == 0
     assert sum(r.attempted for r in results) > 40
 
 
 def test_importing_the_rules_imports_no_peer():
-    code = f"import {ours.__name__}, sys; sys.exit(bool({{'torchopt', 'higher'}} & set(sys.modules)))"
+    code = (
+        f"import {ours.__name__}, sys; sys.exit(bool({{'torchopt', 'higher'}} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -386,7 +443,11 @@ CONF = Path(__file__).parent.parent / "conf" / "inner"
 
 
 def test_every_rule_has_a_configuration():
-    rules = {n.lower() for n in ours.__all__ if isinstance(r := getattr(ours, n), type) and issubclass(r, PerTensor)}
+    rules = {
+        n.lower()
+        for n in ours.__all__
+        if isinstance(r := getattr(ours, n), type) and issubclass(r, PerTensor)
+    }
     assert {path.stem for path in CONF.glob("*.yaml")} == rules - {"pertensor"}
 
 

@@ -31,7 +31,9 @@ def test_it_is_added_to_the_distance_with_its_weight():
     run = Recipe(optimizer=SGD(lr=0.1), epochs=2)
     model, final = train(ViT((3, 8, 8), 2, width=8, depth=1), images, labels, run)
     evidence = Evidence(model, model.params, final, run, shape=(3, 8, 8), classes=2, n=2)
-    without, added = (dataclasses.replace(Simudy(), position=w).problem(evidence, seed=0) for w in (0.0, 0.5))
+    without, added = (
+        dataclasses.replace(Simudy(), position=w).problem(evidence, seed=0) for w in (0.0, 0.5)
+    )
     moved = {k: v - evidence.initial[k] for k, v in added.land().items()}
     extra = 0.5 * position(moved, evidence.displacement)
     torch.testing.assert_close(added.objective(0.0)[1], without.objective(0.0)[1] + extra)

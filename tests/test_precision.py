@@ -43,7 +43,11 @@ def test_convolutions_and_products_are_exact_until_asked():
 def test_what_it_costs_is_said(caplog):
     caplog.set_level(logging.INFO)
     set_precision("tf32", Rounded(1e-3))
-    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert (
+        torch.backends.cudnn.conv.fp32_precision
+        == torch.backends.cuda.matmul.fp32_precision
+        == "tf32"
+    )
     assert "precision=tf32: the first outer gradient is 1.0e-03 of its norm off" in caplog.text
 
 

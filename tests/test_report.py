@@ -18,7 +18,12 @@ def images(n: int, c: int = 3, side: int = 8, seed: int = 0) -> torch.Tensor:
 
 
 def scored(truth: torch.Tensor, reconstruction: torch.Tensor) -> Score:
-    return score(reconstruction, truth, normalisation=None, heldout=images(len(truth), truth.shape[1], seed=9))
+    return score(
+        reconstruction,
+        truth,
+        normalisation=None,
+        heldout=images(len(truth), truth.shape[1], seed=9),
+    )
 
 
 def draw(path, truth, reconstruction, title="a run"):
@@ -33,7 +38,9 @@ def shades(picture) -> int:
     return len(picture.getcolors(maxcolors=2**20))
 
 
-@pytest.mark.parametrize(("n", "c", "rows"), [(1, 3, 1), (3, 1, 1), (20, 3, 2), (21, 1, 3), (120, 3, 12)])
+@pytest.mark.parametrize(
+    ("n", "c", "rows"), [(1, 3, 1), (3, 1, 1), (20, 3, 2), (21, 1, 3), (120, 3, 12)]
+)
 def test_a_gallery_has_the_size_its_pairs_need(tmp_path, n, c, rows):
     picture = draw(tmp_path / "gallery.png", images(n, c), images(n, c, seed=1))
     tile = 8 * round((320 if n <= 2 else 240 if n <= 5 else 160) / 8)
@@ -66,7 +73,10 @@ def test_large_images_are_averaged_down_and_odd_channels_shown_grey(tmp_path):
     assert shades(draw(tmp_path / "gallery.png", images(2, c=4), images(2, c=4))) > 10
 
 
-HISTORY = [{"iteration": i, "objective": 0.9**i, "distance": -1e-9 if i == 9 else 0.9**i} for i in range(10)]
+HISTORY = [
+    {"iteration": i, "objective": 0.9**i, "distance": -1e-9 if i == 9 else 0.9**i}
+    for i in range(10)
+]
 HISTORY[5]["ssim_paper"] = 0.3
 
 
@@ -74,7 +84,9 @@ def report(path, *, secret=True, history=HISTORY, title="a run"):
     truth, reconstruction = images(4), images(4, seed=1)
     result = scored(truth, reconstruction) if secret else None
     gallery = path.with_name("gallery.png")
-    save_gallery(gallery, truth if secret else None, reconstruction, result, normalisation=None, title=title)
+    save_gallery(
+        gallery, truth if secret else None, reconstruction, result, normalisation=None, title=title
+    )
     save_report(
         path,
         title=title,
@@ -91,18 +103,29 @@ def report(path, *, secret=True, history=HISTORY, title="a run"):
 
 def test_a_report_holds_every_part_and_loads_nothing(tmp_path):
     text = report(tmp_path / "report.html")
-    for part in ("Against the floor", "Reconstructions", "Curves", "How the images came about", "Result", "Settings"):
+    for part in (
+        "Against the floor",
+        "Reconstructions",
+        "Curves",
+        "How the images came about",
+        "Result",
+        "Settings",
+    ):
         assert f"<h2>{part}</h2>" in text
     assert set(re.findall(r'(?:src|srcset)="([^,]*),', text)) == {"data:image/png;base64"}
     text = re.sub(r'base64,[^"]*', "", text)  # four letters may turn up in an image by chance
-    assert "http" not in text and "url(" not in text and "<script" not in text and "<link" not in text
+    assert (
+        "http" not in text and "url(" not in text and "<script" not in text and "<link" not in text
+    )
     assert "prefers-color-scheme: dark" in text
     assert text.count('class="pixels"') == 4
     assert "<td>12345</td>" in text and "outer.lr" in text
 
 
 def test_a_report_says_when_it_is_not_above_chance(tmp_path):
-    assert "Not above chance" in report(tmp_path / "report.html")  # random images against random images
+    assert "Not above chance" in report(
+        tmp_path / "report.html"
+    )  # random images against random images
 
 
 def test_a_report_escapes_what_a_person_typed(tmp_path):
@@ -113,7 +136,11 @@ def test_a_report_escapes_what_a_person_typed(tmp_path):
 
 def test_a_report_without_a_secret_gives_no_score(tmp_path):
     text = report(tmp_path / "report.html", secret=False)
-    assert "There was no secret" in text and "Against the floor" not in text and "recovered (" not in text
+    assert (
+        "There was no secret" in text
+        and "Against the floor" not in text
+        and "recovered (" not in text
+    )
 
 
 def test_a_history_as_a_csv_reader_yields_it(tmp_path):

@@ -26,7 +26,8 @@ RUN = (
     "hydra.run.dir=run",
 )
 
-# A process that kills itself, with no chance to tidy up, at the n-th call of a function: before it, or once it is done.
+# A process that kills itself, with no chance to tidy up, at the n-th call of a function: before it,
+# or once it is done.
 KILLER = """
 import importlib, os, signal, sys
 module, name, n, when, *argv = sys.argv[1:]
@@ -68,7 +69,9 @@ def environment() -> dict[str, str]:
 
 def spoken(path: Path) -> tuple[torch.Tensor, ...]:
     """All tensors of a reconstruction."""
-    return tuple(tensor for _, tensor in sorted(load_file(path / "reconstruction.safetensors").items()))
+    return tuple(
+        tensor for _, tensor in sorted(load_file(path / "reconstruction.safetensors").items())
+    )
 
 
 @pytest.fixture
@@ -82,7 +85,9 @@ def test_killed_again_and_again(cli, tmp_path, whole):
     """One run, killed at one moment after another, each launch going on from the last."""
     for module, name, n, when in MOMENTS:
         command = [sys.executable, "-c", KILLER, module, name, str(n), when, *RUN]
-        killed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
+        killed = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment()
+        )
         assert killed.returncode == -signal.SIGKILL, (module, name, killed.stdout, killed.stderr)
         assert not (tmp_path / "run/result.json").exists()
     last = cli(*RUN, tiny=False)
@@ -98,7 +103,9 @@ def test_killed_at_random(cli, tmp_path, whole):
     rng, kills = random.Random(0), 0
     command = [sys.executable, "-c", "from simudy.app.cli import main; main()", *RUN]
     while not (tmp_path / "run/result.json").exists() and kills < 40:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL
+        )
         time.sleep(rng.uniform(1.0, 8.0))
         process.kill()
         process.wait()
@@ -108,7 +115,9 @@ def test_killed_at_random(cli, tmp_path, whole):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_the_best_so_far_is_scored_and_the_next_launch_goes_on(cli, tmp_path, whole, monkeypatch, number):
+def test_interrupted_the_best_so_far_is_scored_and_the_next_launch_goes_on(
+    cli, tmp_path, whole, monkeypatch, number
+):
     from simudy.attack.reconstruct import Search
 
     step = Search.step
@@ -141,7 +150,9 @@ def damage_by_flipping(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_flipping, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize(
+    "damage", [damage_by_cutting, damage_by_flipping, lambda path: path.write_bytes(b"")]
+)
 def test_a_damaged_checkpoint(tmp_path, caplog, damage):
     path = tmp_path / "checkpoint"
     assert checkpoint.load(path) is None and not caplog.records
@@ -166,5 +177,8 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(cli, tmp_path, w
     damage_by_cutting(tmp_path / "run/checkpoint")
     outcome = cli(*RUN, tiny=False)
     assert outcome.code == 0
-    assert "checkpoint is damaged: using the one before it" in outcome.out and "going on from iteration" in outcome.out
+    assert (
+        "checkpoint is damaged: using the one before it" in outcome.out
+        and "going on from iteration" in outcome.out
+    )
     assert all(map(torch.equal, spoken(tmp_path / "run"), whole))

@@ -14,13 +14,13 @@ from simudy.dynamics.optim import (
     Clipped,
     Groups,
     cosine_decay,
-    numbers,
+    hyperparameters,
     one_cycle,
     scaled,
     scheduled,
     step_decay,
     warmup,
-    with_numbers,
+    with_hyperparameters,
 )
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
@@ -42,7 +42,10 @@ def _torch_rates(make, steps: int = STEPS) -> list[float]:
 
 
 def _warm_then_cosine(o):
-    warm, cosine = lrs.LinearLR(o, start_factor=0.25, total_iters=4), lrs.CosineAnnealingLR(o, T_max=8, eta_min=0.01)
+    warm, cosine = (
+        lrs.LinearLR(o, start_factor=0.25, total_iters=4),
+        lrs.CosineAnnealingLR(o, T_max=8, eta_min=0.01),
+    )
     return lrs.SequentialLR(o, [warm, cosine], milestones=[4])
 
 
@@ -56,11 +59,21 @@ def _warm_then_cosine(o):
         (one_cycle(LR, STEPS), lambda o: lrs.OneCycleLR(o, max_lr=LR, total_steps=STEPS)),
         (
             one_cycle(LR, STEPS, rise=0.4, start=0.1, end=0.01),
-            lambda o: lrs.OneCycleLR(o, LR, STEPS, pct_start=0.4, div_factor=10, final_div_factor=100),
+            lambda o: lrs.OneCycleLR(
+                o, LR, STEPS, pct_start=0.4, div_factor=10, final_div_factor=100
+            ),
         ),
         (lambda t: LR * 0.9**t, lambda o: lrs.ExponentialLR(o, gamma=0.9)),
     ],
-    ids=["step", "cosine", "warm-up", "warm-up then cosine", "one cycle", "one cycle tuned", "callable"],
+    ids=[
+        "step",
+        "cosine",
+        "warm-up",
+        "warm-up then cosine",
+        "one cycle",
+        "one cycle tuned",
+        "callable",
+    ],
 )
 def test_schedule_equals_torch(ours, theirs):
     rates = [rule.lr for rule in scheduled(SGD(), STEPS, lr=ours)]
@@ -72,7 +85,9 @@ def test_cosine_stays_at_its_end():
 
 
 def test_warm_up_loses_no_step():
-    assert [warmup(1.0, 4)(t) for t in range(5)] == pytest.approx([0.25, 0.4375, 0.625, 0.8125, 1.0])
+    assert [warmup(1.0, 4)(t) for t in range(5)] == pytest.approx(
+        [0.25, 0.4375, 0.625, 0.8125, 1.0]
+    )
 
 
 def test_scheduled_training_equals_a_torch_loop():
@@ -100,7 +115,12 @@ def test_a_learned_curve_gets_the_gradient_of_each_step(adjoint, gradient):
     def outcome(lr):
         rules = scheduled(Clipped(SGD(momentum=0.9), max_norm=0.5), 3, lr=lr)
         end = simulate(
-            problem.model.loss, problem.model.params, problem.batches, rules, adjoint=adjoint, gradient=gradient
+            problem.model.loss,
+            problem.model.params,
+            problem.batches,
+            rules,
+            adjoint=adjoint,
+            gradient=gradient,
         )
         return tree.dot(problem.view, end)
 
@@ -116,25 +136,29 @@ def test_the_parameters_of_a_curve_are_learned():
 
     def outcome(peak):
         rules = scheduled(SGD(), 3, lr=warmup(cosine_decay(peak, 2), 1), momentum=[0.0, 0.5, 0.9])
-        end = simulate(problem.model.loss, problem.model.params, problem.batches, rules, adjoint=Recompute())
+        end = simulate(
+            problem.model.loss, problem.model.params, problem.batches, rules, adjoint=Recompute()
+        )
         return tree.dot(problem.view, end)
 
     peak = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     (found,) = torch.autograd.grad(outcome(peak), peak)
-    expected = directional(lambda at: outcome(at[0]), [peak], along=[torch.ones_like(peak)], step=1e-4)
+    expected = directional(
+        lambda at: outcome(at[0]), [peak], along=[torch.ones_like(peak)], step=1e-4
+    )
     assert found.item() == pytest.approx(expected, rel=1e-7) and expected != 0
 
 
 def test_names_reach_through_wrappers_to_the_outermost_holders():
     rule = Clipped(Groups({"*.bias": Accumulated(SGD(lr=0.1)), "*": Adam(lr=0.2)}), max_norm=1.0)
     (after,) = scheduled(rule, 1, lr=0.5, max_norm=lambda t: 2.0)
-    assert {k: v for k, v in numbers(after).items() if k.endswith(("/lr", "max_norm"))} == {
+    assert {k: v for k, v in hyperparameters(after).items() if k.endswith(("/lr", "max_norm"))} == {
         "rule/rules/*.bias/rule/lr": 0.5,
         "rule/rules/*/lr": 0.5,
         "max_norm": 2.0,
     }
     (after,) = scaled(rule, 1, lr=[0.5])
-    assert [v for k, v in numbers(after).items() if k.endswith("/lr")] == [0.05, 0.1]
+    assert [v for k, v in hyperparameters(after).items() if k.endswith("/lr")] == [0.05, 0.1]
 
 
 def test_a_field_shared_by_nested_rules_is_set_outside_only():
@@ -145,8 +169,8 @@ def test_a_field_shared_by_nested_rules_is_set_outside_only():
 
 def test_counts_are_no_numbers():
     rule = Accumulated(SGD(lr=1), every=3)  # an int given for a float is a number, a count is not
-    assert numbers(rule)["rule/lr"] == 1.0 and "every" not in numbers(rule)
-    assert with_numbers(rule, {"rule/lr": 2.0}) == Accumulated(SGD(lr=2.0), every=3)
+    assert hyperparameters(rule)["rule/lr"] == 1.0 and "every" not in hyperparameters(rule)
+    assert with_hyperparameters(rule, {"rule/lr": 2.0}) == Accumulated(SGD(lr=2.0), every=3)
 
 
 @pytest.mark.parametrize(

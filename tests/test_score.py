@@ -86,7 +86,9 @@ def test_class_means_follow_the_labels():
     heldout = torch.cat([HELDOUT + 3, HELDOUT - 3])
     truth, classes = torch.cat([bright[:3], dark[:3]]), torch.tensor([1, 1, 1, 0, 0, 0])
     heldout_labels = torch.tensor([1] * 20 + [0] * 20)
-    labelled = of(truth, truth, heldout=heldout, truth_labels=classes, heldout_labels=heldout_labels)
+    labelled = of(
+        truth, truth, heldout=heldout, truth_labels=classes, heldout_labels=heldout_labels
+    )
     unlabelled = of(truth, truth, heldout=heldout)
     assert labelled.floor["class_mean"] > unlabelled.floor["class_mean"] + 0.1
 

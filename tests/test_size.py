@@ -1,4 +1,6 @@
-"""The number of training images: by rank where the first layer is linear, by contribution elsewhere."""
+"""The number of training images: by rank where the first layer is linear, by contribution
+elsewhere.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -28,9 +30,13 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def victim(module: nn.Module | None = None, *, n: int = 5, **recipe: object) -> tuple[Evidence, Tensor, Tensor]:
+def victim(
+    module: nn.Module | None = None, *, n: int = 5, **recipe: object
+) -> tuple[Evidence, Tensor, Tensor]:
     torch.manual_seed(0)
-    module = module or nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, CLASSES))
+    module = module or nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, CLASSES)
+    )
     images, labels = torch.randn(n, *SHAPE), torch.arange(n) % CLASSES
     made = Recipe(**{"optimizer": SGD(lr=0.1), "epochs": 4, **recipe})
     model = StatelessModel(module)
@@ -43,9 +49,15 @@ def problem_of(evidence: Evidence, *, n: int, seed: int = 0) -> SimudyProblem:
 
 
 def brute_force(problem: SimudyProblem) -> Tensor:
-    """Every dummy's gradient, alone, at every step of a run whose steps are found again by ``simulate``."""
+    """Every dummy's gradient, alone, at every step of a run whose steps are found again by
+    ``simulate``.
+    """
     evidence, recipe, n = problem.evidence, problem.recipe, len(problem.dummy.inputs)
-    loss, batches, rules = evidence.model.loss, problem.dummy.batches(recipe), problem.dummy.rules(recipe)
+    loss, batches, rules = (
+        evidence.model.loss,
+        problem.dummy.batches(recipe),
+        problem.dummy.rules(recipe),
+    )
     totals = [tree.scale(0.0, evidence.initial) for _ in range(n)]
     for t, rows in enumerate(recipe.batches(n)):
         at = simulate(loss, evidence.initial, batches[:t], rules[:t])
@@ -59,7 +71,11 @@ def brute_force(problem: SimudyProblem) -> Tensor:
 RECIPES = {
     "one batch": {},
     "uneven batches": {"batch_size": 3},
-    "momentum, shuffled": {"optimizer": SGD(lr=0.1, momentum=0.5), "batch_size": 2, "shuffle": True},
+    "momentum, shuffled": {
+        "optimizer": SGD(lr=0.1, momentum=0.5),
+        "batch_size": 2,
+        "shuffle": True,
+    },
     "decaying lr": {"schedule": [1.0, 0.5, 0.2, 0.1]},
     "Adam": {"optimizer": Adam(lr=0.01)},
 }
@@ -74,8 +90,12 @@ def test_contributions_are_those_of_a_plain_loop(recipe: str, memory: float):
 
 
 def test_contributions_under_batch_statistics_add_up_to_the_displacement():
-    """Where BatchNorm mixes a batch no image stands alone, but the shares still sum to the whole gradient."""
-    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, CLASSES))
+    """Where BatchNorm mixes a batch no image stands alone, but the shares still sum to the whole
+    gradient.
+    """
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, CLASSES)
+    )
     evidence, *_ = victim(module.train(), epochs=1)
     problem = problem_of(evidence, n=5)
     norms = contributions(problem)
@@ -91,7 +111,9 @@ def share_of(problem: SimudyProblem, i: int) -> tree.Params:
     only = torch.zeros(5)
     only[i] = 0.1
     (images, labels), *_ = problem.dummy.batches(problem.recipe)
-    return torch.func.grad(problem.evidence.model.loss)(problem.evidence.initial, (images, labels, only))
+    return torch.func.grad(problem.evidence.model.loss)(
+        problem.evidence.initial, (images, labels, only)
+    )
 
 
 def test_in_the_span_contributions_are_the_same():
@@ -105,7 +127,9 @@ def test_in_the_span_contributions_are_the_same():
 
 
 def test_dummies_without_influence_are_ranked_last_and_dropped():
-    """Surplus dummies whose soft labels are what the network says anyway move nothing at first, and little later."""
+    """Surplus dummies whose soft labels are what the network says anyway move nothing at first, and
+    little later.
+    """
     evidence, images, labels = victim()
     problem = Simudy(n=8, labels="learned").problem(evidence, seed=0)
     surplus, kept = [1, 4, 6], [0, 2, 3, 5, 7]
@@ -116,7 +140,9 @@ def test_dummies_without_influence_are_ranked_last_and_dropped():
     found = contributions(problem)
     assert found[surplus].max() < 0.5 * found[kept].min()
     top = keep_top(problem.images().detach(), found, 5)
-    assert {tuple(image.flatten().tolist()) for image in top} == {tuple(image.flatten().tolist()) for image in images}
+    assert {tuple(image.flatten().tolist()) for image in top} == {
+        tuple(image.flatten().tolist()) for image in images
+    }
     assert torch.equal(keep_top(found, found, 8), found.sort(descending=True).values)
 
 

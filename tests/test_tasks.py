@@ -14,8 +14,13 @@ def test_linearity_of_a_sweep_of_widths(cli, tmp_path):
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("M_lin 0.") == 2
     found = [result(path.parent) for path in tmp_path.glob("s/*/result.json")]
-    assert [{"status", "m_lin", "n", "epochs", "config_hash"} <= {*one} for one in found] == [True, True]
-    assert all(one["n"] == 4 and one["epochs"] == 3 and len(one["m_lin_per_sample"]) == 4 for one in found)
+    assert [{"status", "m_lin", "n", "epochs", "config_hash"} <= {*one} for one in found] == [
+        True,
+        True,
+    ]
+    assert all(
+        one["n"] == 4 and one["epochs"] == 3 and len(one["m_lin_per_sample"]) == 4 for one in found
+    )
     again = cli(*sweep)
     assert again.code == 0 and sorted(r["seconds"] for r in found) == sorted(
         result(path.parent)["seconds"] for path in tmp_path.glob("s/*/result.json")
@@ -42,7 +47,10 @@ def test_size_ranks_the_surplus_dummies_of_a_run(cli, tmp_path):
     outcome = cli("task=size", "hydra.run.dir=a", tiny=False)
     assert outcome.code == 0, outcome.err
     dummies = json.loads((tmp_path / "a/size.json").read_text())["dummies"]
-    assert len(dummies["contributions"]) == 6 and dummies["matched"]["count"] + dummies["unmatched"]["count"] == 6
+    assert (
+        len(dummies["contributions"]) == 6
+        and dummies["matched"]["count"] + dummies["unmatched"]["count"] == 6
+    )
     assert {"ssim_paper_of_all", "ssim_paper_of_top"} <= {*dummies}
     assert (tmp_path / "a/result.json").read_text() == before
 

@@ -25,7 +25,13 @@ def blocks() -> dict[str, str]:
 
 
 BLOCKS = blocks()
-EXAMPLES = ["Learn a learning rate", "Distil a data set", "Poison", "Adapt fast (MAML)", "Reconstruct"]
+EXAMPLES = [
+    "Learn a learning rate",
+    "Distil a data set",
+    "Poison",
+    "Adapt fast (MAML)",
+    "Reconstruct",
+]
 
 
 @pytest.mark.parametrize("title", BLOCKS)
@@ -39,7 +45,7 @@ def test_block_runs(title, capsys):
 def test_the_five_examples_are_short_and_use_the_public_names_alone():
     for title in EXAMPLES:
         block = BLOCKS[title]
-        assert len(block.splitlines()) <= 25
+        assert len(block.splitlines()) <= 30
         assert "print(" in block and "assert " in block
         imported = re.findall(r"^from (simudy\S*) import", block, re.MULTILINE)
         assert imported == ["simudy"]

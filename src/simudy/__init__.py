@@ -1,6 +1,8 @@
-"""simudy: read training images back out of a network's weights, by differentiating through its training run.
+"""simudy: read training images back out of a network's weights, by differentiating through its
+training run.
 
-Public names are imported on first use, so that the command line answers ``--help`` without importing torch.
+Public names are imported on first use, so that the command line answers ``--help`` without
+importing torch.
 """
 
 from __future__ import annotations
@@ -9,16 +11,17 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "StatelessModel": "simudy.dynamics.model",
+    "StatelessModel": "simudy.dynamics.model.stateless",
     "simulate": "simudy.dynamics.simulate",
     "Direct": "simudy.dynamics.adjoint",
     "Recompute": "simudy.dynamics.adjoint",
-    "Reverse": "simudy.dynamics.gradient",
-    "Mixed": "simudy.dynamics.gradient",
-    "Traced": "simudy.dynamics.traced",
-    "Factored": "simudy.dynamics.factored",
+    "Reverse": "simudy.dynamics.gradient.reverse",
+    "Mixed": "simudy.dynamics.gradient.mixed",
+    "Traced": "simudy.dynamics.gradient.traced",
+    "Factored": "simudy.dynamics.gradient.factored",
     **dict.fromkeys(
-        ("SGD", "Clipped", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion", "TorchOpt"), "simudy.dynamics.optim"
+        ("SGD", "Clipped", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion", "TorchOpt"),
+        "simudy.dynamics.optim",
     ),
     "cosine": "simudy.attack.distance",
     "euclidean": "simudy.attack.distance",

@@ -1,7 +1,8 @@
 """The picture of a run: every true image above its reconstruction, best first.
 
-Drawn in pixel coordinates, so that images are enlarged by whole factors and never resampled. Under each pair a bar
-shows its SSIM with a tick at the highest floor: green beyond the tick was read out of the weights, grey was not.
+Drawn in pixel coordinates, so that images are enlarged by whole factors and never resampled. Under
+each pair a bar shows its SSIM with a tick at the highest floor: green beyond the tick was read out
+of the weights, grey was not.
 """
 
 import io
@@ -24,7 +25,11 @@ from simudy.files import write_atomically
 INK, SOFT, LINE, ACCENT, DULL = "#1b1f24", "#5b6470", "#e4e7eb", "#12805c", "#a3abb5"
 DPI = 100
 MARGIN, GUTTER, GAP, SEAM, CAPTION, HEADER, FOOTER = 48, 34, 14, 4, 60, 172, 56  # pixels
-FLOORS = {"heldout": "held-out images", "noise": "noise", "class_mean": "class means"}  # as a person reads them
+FLOORS = {
+    "heldout": "held-out images",
+    "noise": "noise",
+    "class_mean": "class means",
+}  # as a person reads them
 COLUMNS, NARROWEST = 10, 1140  # images per row at most; width that the headline needs
 
 
@@ -41,10 +46,15 @@ def save_gallery(
 
     Args:
         truth: (n, c, h, w) normalised; None, with `score` None, draws the reconstructions alone.
-        reconstruction: (m, c, h, w) normalised. Pairs and their figures follow the paper's pairing in `score`.
-        normalisation: brings images back to pixels, clipped to [0, 1]; None if they are pixels already.
+        reconstruction: (m, c, h, w) normalised. Pairs and their figures follow the paper's pairing
+            in `score`.
+        normalisation: brings images back to pixels, clipped to [0, 1]; None if they are pixels
+            already.
     """
-    shown = enlarge(displayable(reconstruction, normalisation), count=len(reconstruction if truth is None else truth))
+    shown = enlarge(
+        displayable(reconstruction, normalisation),
+        count=len(reconstruction if truth is None else truth),
+    )
     if truth is None or score is None:
         sheet = _candidates(shown, title)
     else:
@@ -54,15 +64,23 @@ def save_gallery(
 
 
 def displayable(images: Tensor, normalisation: Normalisation | None) -> np.ndarray:
-    """(n, c, h, w) normalised -> (n, h, w, 3) bytes. Three channels are RGB; any other number is shown as its mean."""
-    pixels = to_pixels(torch.nan_to_num(images.detach(), posinf=0.0, neginf=0.0), normalisation).cpu().float()
+    """(n, c, h, w) normalised -> (n, h, w, 3) bytes. Three channels are RGB; any other number is
+    shown as its mean.
+    """
+    pixels = (
+        to_pixels(torch.nan_to_num(images.detach(), posinf=0.0, neginf=0.0), normalisation)
+        .cpu()
+        .float()
+    )
     if pixels.shape[1] != 3:
         pixels = pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     return (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def enlarge(images: np.ndarray, *, count: int) -> np.ndarray:
-    """Repeat pixels to a legible size, larger when few are shown; images beyond 320 pixels are averaged down."""
+    """Repeat pixels to a legible size, larger when few are shown; images beyond 320 pixels are
+    averaged down.
+    """
     target = 320 if count <= 2 else 240 if count <= 5 else 160
     side = max(images.shape[1:3])
     if side > 320:
@@ -87,12 +105,16 @@ class Sheet:
     def text(self, words: str, x: float, y: float, size: int, colour: str = INK, **style) -> None:
         """`y` is the baseline; `size` is in pixels; `style` goes to matplotlib's Text."""
         place = (x / self.width, 1 - y / self.height)
-        self.figure.text(*place, words, fontsize=size * 72 / DPI, color=colour, parse_math=False, **style)
+        self.figure.text(
+            *place, words, fontsize=size * 72 / DPI, color=colour, parse_math=False, **style
+        )
 
     def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
         corner = (x / self.width, 1 - (y + height) / self.height)
         size = (width / self.width, height / self.height)
-        self.figure.add_artist(Rectangle(corner, *size, facecolor=colour, transform=self.figure.transFigure))
+        self.figure.add_artist(
+            Rectangle(corner, *size, facecolor=colour, transform=self.figure.transFigure)
+        )
 
     def png(self) -> bytes:
         buffer = io.BytesIO()
@@ -102,7 +124,9 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where things go: `count` cells of `stack` images each, over as few rows as hold them, evenly filled."""
+    """Where things go: `count` cells of `stack` images each, over as few rows as hold them, evenly
+    filled.
+    """
 
     count: int
     height: int  # of one image
@@ -137,7 +161,13 @@ class Grid:
 def _pairs(truth: np.ndarray, shown: np.ndarray, score: Score, title: str) -> Sheet:
     grid = Grid(len(truth), *truth.shape[1:3], stack=2)
     sheet = grid.sheet()
-    _header(sheet, title, f"SSIM {score.ssim_paper:.4f}", ACCENT if score.above_floor else SOFT, _summary(score))
+    _header(
+        sheet,
+        title,
+        f"SSIM {score.ssim_paper:.4f}",
+        ACCENT if score.above_floor else SOFT,
+        _summary(score),
+    )
     best_first = sorted(range(len(truth)), key=lambda i: -score.pairs[i].ssim_paper)
     for place, i in enumerate(best_first):
         _pair(sheet, grid.corner(place), truth[i], shown, score.pairs[i], score.highest_floor)
@@ -149,7 +179,9 @@ def _pairs(truth: np.ndarray, shown: np.ndarray, score: Score, title: str) -> Sh
 
 
 def _summary(score: Score) -> Sequence[str]:
-    floors = [f"{FLOORS[name]} {value:.4f}" for name, value in score.floor.items() if value is not None]
+    floors = [
+        f"{FLOORS[name]} {value:.4f}" for name, value in score.floor.items() if value is not None
+    ]
     n = len(score.pairs)
     recovered = f"{round(score.recovered * n)} of {n} recovered (pixel SSIM > {RECOVERED})"
     return [
@@ -166,7 +198,14 @@ def _header(sheet: Sheet, title: str, figure: str, colour: str, lines: Sequence[
         sheet.text(line, MARGIN + 0.62 * 36 * len(figure) + 40, 99 + 28 * k, 19, SOFT)
 
 
-def _pair(sheet: Sheet, corner: tuple[int, int], true: np.ndarray, shown: np.ndarray, pair: Pair, floor: float) -> None:
+def _pair(
+    sheet: Sheet,
+    corner: tuple[int, int],
+    true: np.ndarray,
+    shown: np.ndarray,
+    pair: Pair,
+    floor: float,
+) -> None:
     (x, y), (height, width) = corner, true.shape[:2]
     sheet.image(true, x, y)
     below = y + height + SEAM
@@ -183,7 +222,9 @@ def _bar(sheet: Sheet, x: float, y: float, width: int, value: float, floor: floa
     sheet.box(x, y, width, 5, LINE)
     sheet.box(x, y, width * min(max(value, 0.0), 1.0), 5, colour)
     sheet.box(x + width * min(max(floor, 0.0), 1.0) - 1, y - 2, 2, 9, INK)
-    sheet.text(f"{value:.3f}", x + width / 2, y + 28, 20, INK if value > floor else SOFT, ha="center")
+    sheet.text(
+        f"{value:.3f}", x + width / 2, y + 28, 20, INK if value > floor else SOFT, ha="center"
+    )
 
 
 def _row_labels(sheet: Sheet, y: int, height: int) -> None:

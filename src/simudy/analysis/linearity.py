@@ -1,4 +1,6 @@
-"""How linear the training dynamics are: whether a sample's gradient keeps its direction from epoch to epoch."""
+"""How linear the training dynamics are: whether a sample's gradient keeps its direction from epoch
+to epoch.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from simudy.dynamics import tree
-from simudy.dynamics.factored import Factored
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
+from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD
 from simudy.dynamics.recipe import Recipe
@@ -23,10 +25,12 @@ from simudy.errors import SimudyError
 
 @dataclass(frozen=True)
 class Linearity:
-    """M_lin, in [−1/(T−1), 1]: 1 where every sample's gradient keeps its direction, as in a wide network.
+    """M_lin, in [−1/(T−1), 1]: 1 where every sample's gradient keeps its direction, as in a wide
+    network.
 
     Attributes:
-        m_lin: mean over the samples. per_sample: ``(n,)``.
+        m_lin: mean over the samples.
+        per_sample: ``(n,)``.
     """
 
     m_lin: float
@@ -43,23 +47,30 @@ def linearity(
     *,
     gradient: Gradient = Factored(layers="all"),  # noqa: B008 (frozen)
 ) -> Linearity:
-    """Train on ``(images, labels)`` and compare each sample's gradients at the start of every epoch, θ0 first.
+    """Train on ``(images, labels)`` and compare each sample's gradients at the start of every
+    epoch, θ0 first.
 
-    M_lin = mean_i 2/(T(T−1)) Σ_{t1<t2} cos(∇ℓ_i(θ_t1), ∇ℓ_i(θ_t2)) (Tian et al., ICLR 2025), summed in O(T) as
-    ‖Σ_t ĝ_t‖² − T with ĝ of unit length. A gradient that is exactly zero has no direction: its cosines count as 0.
-    Memory: one θ per sample, but T·(in + out) for a linear layer, whose gradient on one sample is of rank one and is
-    kept so (``Factored``). Time: T·n backward passes of one sample.
+    M_lin = mean_i 2/(T(T−1)) Σ_{t1<t2} cos(∇ℓ_i(θ_t1), ∇ℓ_i(θ_t2)) (Tian et al., ICLR 2025), summed
+    in O(T) as ‖Σ_t ĝ_t‖² − T with ĝ of unit length. A gradient that is exactly zero has no
+    direction: its cosines count as 0. Memory: one θ per sample, but T·(in + out) for a linear
+    layer, whose gradient on one sample is of rank one and is kept so (``Factored``). Time: T·n
+    backward passes of one sample.
 
     Args:
-        loss: ``(params, (images, labels)) -> mean of per-sample losses``. It must not mix samples: no batch statistics.
-        params: θ0. images: normalised ``(n, c, h, w)``. labels: ``(n,)``.
+        loss: ``(params, (images, labels)) -> mean of per-sample losses``. It must not mix samples:
+            no batch statistics.
+        params: θ0.
+        images: normalised ``(n, c, h, w)``.
+        labels: ``(n,)``.
         gradient: how a sample's gradient is represented; all agree.
 
     Raises:
         SimudyError: the recipe has fewer than two epochs.
     """
     if recipe.epochs < 2:
-        raise SimudyError(f"recipe.epochs={recipe.epochs}: linearity compares epochs, so give 2 or more")
+        raise SimudyError(
+            f"recipe.epochs={recipe.epochs}: linearity compares epochs, so give 2 or more"
+        )
     sums = [_Directions() for _ in images]
     for theta in _epoch_starts(loss, params, images, labels, recipe):
         lifted, grads = gradient.bind(loss, theta, [(images[:1], labels[:1])], [SGD()])
@@ -69,17 +80,24 @@ def linearity(
     return Linearity(per_sample.mean().item(), per_sample)
 
 
-def run_linearity(module: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> dict[str, Any]:
-    """``task=linearity``: M_lin of ``module``, trained by ``recipe`` from the weights it has, as plain data.
+def run_linearity(
+    module: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe
+) -> dict[str, Any]:
+    """``task=linearity``: M_lin of ``module``, trained by ``recipe`` from the weights it has, as
+    plain data.
 
     Returns:
-        ``m_lin``, ``m_lin_per_sample`` (a list), ``n``, ``epochs``, ``parameters`` (their number), ``seconds``.
+        ``m_lin``, ``m_lin_per_sample`` (a list), ``n``, ``epochs``, ``parameters`` (their number),
+        ``seconds``.
 
     Raises:
-        SimudyError: fewer than two epochs, or a BatchNorm in train mode, under which no sample has its own gradient.
+        SimudyError: fewer than two epochs, or a BatchNorm in train mode, under which no sample has
+            its own gradient.
     """
     if any(isinstance(layer, _NormBase) and layer.training for layer in module.modules()):
-        raise SimudyError("BatchNorm in train mode mixes the samples of a batch: set victim.mode=eval")
+        raise SimudyError(
+            "BatchNorm in train mode mixes the samples of a batch: set victim.mode=eval"
+        )
     model, start = StatelessModel(module), time.perf_counter()
     found = linearity(model.loss, model.params, images, labels, recipe)
     return {
@@ -109,7 +127,9 @@ class _Directions:
         return (tree.norm(self.total).square() - self.count) / (epochs * (epochs - 1))
 
 
-def _epoch_starts(loss: Loss, params: Params, images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Params]:
+def _epoch_starts(
+    loss: Loss, params: Params, images: Tensor, labels: Tensor, recipe: Recipe
+) -> Iterator[Params]:
     """θ at the start of each epoch; the run goes on between, one step at a time."""
     rules, grads = recipe.rules(len(images)), Reverse().of(loss)
     state, per_epoch = rules[0].init(params), len(rules) // recipe.epochs

@@ -1,4 +1,6 @@
-"""One HTML file that holds a whole run: it loads nothing, so it can be mailed, archived and read offline."""
+"""One HTML file that holds a whole run: it loads nothing, so it can be mailed, archived and read
+offline.
+"""
 
 import base64
 import html
@@ -18,8 +20,20 @@ from simudy.analysis.gallery import FLOORS, displayable
 from simudy.analysis.score import RECOVERED, Normalisation, Score
 from simudy.files import write_atomically
 
-LIGHT = {"ink": "#1b1f24", "soft": "#5b6470", "line": "#e4e7eb", "accent": "#12805c", "second": "#b45309"}
-DARK = {"ink": "#e8eaed", "soft": "#9aa4b0", "line": "#2c333b", "accent": "#3fbf90", "second": "#f0a04b"}
+LIGHT = {
+    "ink": "#1b1f24",
+    "soft": "#5b6470",
+    "line": "#e4e7eb",
+    "accent": "#12805c",
+    "second": "#b45309",
+}
+DARK = {
+    "ink": "#e8eaed",
+    "soft": "#9aa4b0",
+    "line": "#2c333b",
+    "accent": "#3fbf90",
+    "second": "#f0a04b",
+}
 
 Row = Mapping[str, object]
 
@@ -40,16 +54,20 @@ def save_report(
 
     Args:
         settings, result: nested mappings, shown as tables with dotted names.
-        history: rows with `iteration`, `objective`, `distance`, and `ssim_paper` where it was taken; strings, as a CSV
-            reader yields them, will do.
+        history: rows with `iteration`, `objective`, `distance`, and `ssim_paper` where it was
+            taken; strings, as a CSV reader yields them, will do.
         gallery_png: the picture `save_gallery` wrote.
-        filmstrip: (iteration, (k, c, h, w) normalised images) over time, the same k images each time.
+        filmstrip: (iteration, (k, c, h, w) normalised images) over time, the same k images each
+            time.
         score: None when there was no secret to compare with.
     """
     sections = [
         _headline(score, result),
         _section("Against the floor", _floors(score) if score else ""),
-        _section("Reconstructions", _picture(Path(gallery_png).read_bytes(), "gallery of reconstructions", "card")),
+        _section(
+            "Reconstructions",
+            _picture(Path(gallery_png).read_bytes(), "gallery of reconstructions", "card"),
+        ),
         _section("Curves", _curves(history, score)),
         _section("How the images came about", _filmstrip(filmstrip, normalisation)),
         _section("Result", _table(result)),
@@ -72,20 +90,24 @@ def _section(heading: str, content: str) -> str:
     return f"<section><h2>{html.escape(heading)}</h2>\n{content}\n</section>" if content else ""
 
 
-# The headline ---------------------------------------------------------------------------------------------------------
+# The headline
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _headline(score: Score | None, result: Mapping) -> str:
     figures = [*_score_figures(score), *_run_figures(result)]
     tiles = "".join(
-        f'<div class="tile"><b>{value}</b><span>{html.escape(name)}</span></div>' for name, value in figures
+        f'<div class="tile"><b>{value}</b><span>{html.escape(name)}</span></div>'
+        for name, value in figures
     )
     return f'<p class="verdict">{_verdict(score)}</p>\n<div class="tiles">{tiles}</div>'
 
 
 def _verdict(score: Score | None) -> str:
     if score is None:
-        return "There was no secret to compare with, so there is no score: judge the pictures by eye."
+        return (
+            "There was no secret to compare with, so there is no score: judge the pictures by eye."
+        )
     figures = f"SSIM {score.ssim_paper:.4f} against {score.highest_floor:.4f}, the best of what saw no weights"
     if score.above_floor:
         return f'<span class="good">Above every floor</span>: {figures}.'
@@ -111,12 +133,17 @@ def _run_figures(result: Mapping) -> list[tuple[str, str]]:
         "seconds": "seconds",
         "peak_memory_mb": "peak memory, MB",
     }
-    return [(label, _shown(result[key])) for key, label in names.items() if result.get(key) is not None]
+    return [
+        (label, _shown(result[key])) for key, label in names.items() if result.get(key) is not None
+    ]
 
 
 def _floors(score: Score) -> str:
     """One bar per candidate on a common scale from 0 to 1, the attack first."""
-    values = {"this attack": score.ssim_paper, **{FLOORS[name]: value for name, value in score.floor.items()}}
+    values = {
+        "this attack": score.ssim_paper,
+        **{FLOORS[name]: value for name, value in score.floor.items()},
+    }
     bars = [_bar(name, value) for name, value in values.items() if value is not None]
     note = "The paper's protocol applied to images that know nothing of the weights, as many as the attack offered."
     return f'<div class="bars">{"".join(bars)}</div>\n<p class="note">{note}</p>'
@@ -127,7 +154,8 @@ def _bar(name: str, value: float) -> str:
     return f'<span>{name}</span><div class="track"><i style="width:{width:.2f}%"></i></div><b>{value:.4f}</b>'
 
 
-# The pictures ---------------------------------------------------------------------------------------------------------
+# The pictures
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _inline(png: bytes) -> str:
@@ -140,13 +168,16 @@ def _picture(png: bytes, description: str, kind: str) -> str:
 
 def _filmstrip(filmstrip: Sequence[tuple[int, Tensor]], normalisation: Normalisation | None) -> str:
     """One column per moment, one row per image."""
-    frames = "".join(_frame(iteration, displayable(images, normalisation)) for iteration, images in filmstrip)
+    frames = "".join(
+        _frame(iteration, displayable(images, normalisation)) for iteration, images in filmstrip
+    )
     return f'<div class="film">{frames}</div>' if frames else ""
 
 
 def _frame(iteration: int, images: np.ndarray) -> str:
     shown = "".join(
-        _picture(_png(image), f"image {k} at iteration {iteration}", "pixels") for k, image in enumerate(images)
+        _picture(_png(image), f"image {k} at iteration {iteration}", "pixels")
+        for k, image in enumerate(images)
     )
     return f"<figure><figcaption>{iteration:,}</figcaption>{shown}</figure>"
 
@@ -157,7 +188,8 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-# The curves -----------------------------------------------------------------------------------------------------------
+# The curves
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _curves(history: Sequence[Row], score: Score | None) -> str:
@@ -172,7 +204,9 @@ def _curves(history: Sequence[Row], score: Score | None) -> str:
 
 
 def _points(history: Iterable[Row], key: str) -> list[tuple[float, float]]:
-    """(iteration, value) where the row has a finite value; between two takes of the SSIM it has none."""
+    """(iteration, value) where the row has a finite value; between two takes of the SSIM it has
+    none.
+    """
     pairs = ((_number(row.get("iteration")), _number(row.get(key))) for row in history)
     return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
 
@@ -199,17 +233,34 @@ def _drawn(history: Sequence[Row], score: Score | None, colours: Mapping[str, st
 
 def _draw_objective(axes: Axes, history: Sequence[Row], colours: Mapping[str, str]) -> None:
     for key, colour in (("objective", colours["accent"]), ("distance", colours["second"])):
-        points = [(x, y) for x, y in _points(history, key) if y > 0]  # a log axis has no place for the rest
+        points = [
+            (x, y) for x, y in _points(history, key) if y > 0
+        ]  # a log axis has no place for the rest
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, label=key)
     axes.set_yscale("log")
     _dress(axes, "objective and distance", colours)
 
 
-def _draw_ssim(axes: Axes, taken: list[tuple[float, float]], score: Score | None, colours: Mapping[str, str]) -> None:
-    axes.plot(*zip(*taken, strict=True), color=colours["accent"], linewidth=1.6, marker="o", markersize=3, label="SSIM")
+def _draw_ssim(
+    axes: Axes, taken: list[tuple[float, float]], score: Score | None, colours: Mapping[str, str]
+) -> None:
+    axes.plot(
+        *zip(*taken, strict=True),
+        color=colours["accent"],
+        linewidth=1.6,
+        marker="o",
+        markersize=3,
+        label="SSIM",
+    )
     if score:
-        axes.axhline(score.highest_floor, color=colours["soft"], linestyle="--", linewidth=1, label="highest floor")
+        axes.axhline(
+            score.highest_floor,
+            color=colours["soft"],
+            linestyle="--",
+            linewidth=1,
+            label="highest floor",
+        )
     axes.set_ylim(min(0.0, *(y for _, y in taken)), 1.02)
     _dress(axes, "SSIM, the paper's protocol", colours)
 
@@ -225,7 +276,8 @@ def _dress(axes: Axes, title: str, colours: Mapping[str, str]) -> None:
         axes.legend(frameon=False, labelcolor=colours["soft"], fontsize=8)
 
 
-# The tables -----------------------------------------------------------------------------------------------------------
+# The tables
+# -----------------------------------------------------------------------------------------------------------
 
 
 def flatten(nested: Mapping, prefix: str = "") -> dict[str, object]:
@@ -240,7 +292,9 @@ def flatten(nested: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def _table(nested: Mapping) -> str:
-    cells = ((html.escape(key), html.escape(_shown(value))) for key, value in flatten(nested).items())
+    cells = (
+        (html.escape(key), html.escape(_shown(value))) for key, value in flatten(nested).items()
+    )
     rows = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in cells)
     return f"<table>{rows}</table>" if rows else ""
 
@@ -253,14 +307,19 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-# The style ------------------------------------------------------------------------------------------------------------
+# The style
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _style() -> str:
-    light, dark = ("; ".join(f"--{name}: {colour}" for name, colour in scheme.items()) for scheme in (LIGHT, DARK))
+    light, dark = (
+        "; ".join(f"--{name}: {colour}" for name, colour in scheme.items())
+        for scheme in (LIGHT, DARK)
+    )
     return (
         f":root {{ color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; {light} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ --page: #14171b; --card: #1c2127; {dark} }} }}\n{RULES}"
+        "@media (prefers-color-scheme: dark) "
+        f"{{ :root {{ --page: #14171b; --card: #1c2127; {dark} }} }}\n{RULES}"
     )
 
 

@@ -18,9 +18,12 @@ from matplotlib.figure import Figure
 
 from simudy.files import write_atomically
 
-Row = tuple[Mapping[str, str], Mapping[str, Any]]  # what was said of a job, {key: value as text}, and its figures
+Row = tuple[
+    Mapping[str, str], Mapping[str, Any]
+]  # what was said of a job, {key: value as text}, and its figures
 Rows = Sequence[Row]
-# Figure: how a person reads it, and which is better. A distance is what an attacker can see; scores need the secret.
+# Figure: how a person reads it, and which is better. A distance is what an attacker can see; scores
+# need the secret.
 METRICS: dict[str, tuple[str, Callable[..., Any]]] = {
     "ssim_paper": ("SSIM, the paper's protocol", max),
     "m_lin": ("M_lin", max),
@@ -30,11 +33,13 @@ REPLICATE = "seed"  # averaged over, not plotted against
 
 
 def save_plot(path: Path, rows: Rows, keys: Sequence[str]) -> bool:
-    """Write a PNG with a panel for each figure of ``METRICS`` that there is: a line against one swept key, a heat map
-    over two. Of more keys the two with most values are shown, and each cell is the mean over the rest, as over seeds.
+    """Write a PNG with a panel for each figure of ``METRICS`` that there is: a line against one
+    swept key, a heat map over two. Of more keys the two with most values are shown, and each cell
+    is the mean over the rest, as over seeds.
 
     Args:
-        rows: one per finished job. keys: what was swept; every row says all of them.
+        rows: one per finished job.
+        keys: what was swept; every row says all of them.
 
     Returns:
         Whether there was anything to draw.
@@ -47,20 +52,26 @@ def save_plot(path: Path, rows: Rows, keys: Sequence[str]) -> bool:
     panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, name in zip(panels, metrics, strict=True):
         axes.set_title(METRICS[name][0])
-        (_line if len(shown) == 1 else _heat_map)(axes, [row for row in rows if _has(row, name)], name, shown)
+        (_line if len(shown) == 1 else _heat_map)(
+            axes, [row for row in rows if _has(row, name)], name, shown
+        )
     write_atomically(path, _png(figure))
     return True
 
 
 def without_yardsticks(keys: Sequence[str]) -> dict[str, tuple[str, Callable[..., Any]]]:
-    """The figures that compare across a sweep: a distance does not where the kind of distance was swept."""
+    """The figures that compare across a sweep: a distance does not where the kind of distance was
+    swept.
+    """
     return {name: metric for name, metric in METRICS.items() if name not in keys}
 
 
 def _shown(rows: Rows, keys: Sequence[str]) -> list[str]:
     """The keys to plot against: at most two."""
     counts = {key: len({said[key] for said, _ in rows}) for key in keys if key != REPLICATE}
-    counts = {key: count for key, count in counts.items() if count > 1} or {k: 2 for k in keys if k == REPLICATE}
+    counts = {key: count for key, count in counts.items() if count > 1} or {
+        k: 2 for k in keys if k == REPLICATE
+    }
     most = sorted(counts, key=lambda key: -counts[key])[:2]
     return [key for key in keys if key in most]
 
@@ -78,9 +89,20 @@ def _line(axes: Axes, rows: Rows, name: str, shown: Sequence[str]) -> None:
     numeric = None not in numbers
     places: list[Any] = numbers if numeric else list(range(len(values)))
     at = dict(zip(values, places, strict=True))
-    axes.plot(places, means, marker="o" if numeric else "", linestyle="-" if numeric else "", color="#12805c")
     axes.plot(
-        [at[said[key]] for said, _ in rows], [found[name] for _, found in rows], "o", color="#a3abb5", ms=4, zorder=1
+        places,
+        means,
+        marker="o" if numeric else "",
+        linestyle="-" if numeric else "",
+        color="#12805c",
+    )
+    axes.plot(
+        [at[said[key]] for said, _ in rows],
+        [found[name] for _, found in rows],
+        "o",
+        color="#a3abb5",
+        ms=4,
+        zorder=1,
     )
     if not numeric:
         axes.bar(places, means, color="#12805c", width=0.6, zorder=0)
@@ -94,12 +116,16 @@ def _heat_map(axes: Axes, rows: Rows, name: str, shown: Sequence[str]) -> None:
     down, across = shown
     ys, xs = _values(rows, down), _values(rows, across)
     cells = np.array([[_mean(rows, name, {down: y, across: x}) for x in xs] for y in ys])
-    image = axes.imshow(cells, cmap="viridis" if METRICS[name][1] is max else "viridis_r", aspect="auto")
+    image = axes.imshow(
+        cells, cmap="viridis" if METRICS[name][1] is max else "viridis_r", aspect="auto"
+    )
     middle = np.nanmean(cells) if np.isfinite(cells).any() else 0.0
     for (i, j), value in np.ndenumerate(cells):
         dark = (value < middle) == (METRICS[name][1] is max)
         text = "–" if np.isnan(value) else f"{value:.3g}"
-        axes.text(j, i, text, ha="center", va="center", color="white" if dark and text != "–" else "black")
+        axes.text(
+            j, i, text, ha="center", va="center", color="white" if dark and text != "–" else "black"
+        )
     axes.set_xticks(range(len(xs)), xs)
     axes.set_yticks(range(len(ys)), ys)
     axes.set_xlabel(across)
@@ -108,7 +134,11 @@ def _heat_map(axes: Axes, rows: Rows, name: str, shown: Sequence[str]) -> None:
 
 
 def _mean(rows: Rows, name: str, where: Mapping[str, str]) -> float:
-    values = [found[name] for said, found in rows if all(said[key] == value for key, value in where.items())]
+    values = [
+        found[name]
+        for said, found in rows
+        if all(said[key] == value for key, value in where.items())
+    ]
     return statistics.fmean(values) if values else math.nan
 
 
@@ -133,19 +163,26 @@ def _png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def save_index(path: Path, cards: Sequence[tuple[str, str, str, Mapping[str, Any]]], *, plot: str | None) -> None:
-    """Write an HTML page that lies beside the jobs' directories and shows their galleries, best first.
+def save_index(
+    path: Path, cards: Sequence[tuple[str, str, str, Mapping[str, Any]]], *, plot: str | None
+) -> None:
+    """Write an HTML page that lies beside the jobs' directories and shows their galleries, best
+    first.
 
     Args:
-        cards: ``(directory, settings in words, status, result)`` of every job. plot: name of the plot's file.
+        cards: ``(directory, settings in words, status, result)`` of every job.
+        plot: name of the plot's file.
     """
     ordered = sorted(cards, key=lambda card: -(card[3].get("ssim_paper") or -1.0))
     picture = f'<img class="plot" src="{plot}" alt="plot">' if plot else ""
     body = "\n".join(_card(path.parent, *card) for card in ordered)
     page = (
-        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>sweep</title>\n<style>'
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem;color:#1b1f24}"
-        "section{border-top:1px solid #e4e7eb;padding:1rem 0}img{max-width:100%}h2{font-size:1.05rem;margin:0}"
+        '<!doctype html>\n<html lang="en">\n<head><meta '
+        'charset="utf-8"><title>sweep</title>\n<style>'
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 "
+        "1rem;color:#1b1f24}"
+        "section{border-top:1px solid #e4e7eb;padding:1rem "
+        "0}img{max-width:100%}h2{font-size:1.05rem;margin:0}"
         f"p{{color:#5b6470;margin:.2rem 0}}</style></head>\n<body><h1>{len(cards)} jobs</h1>\n"
         f'<p><a href="summary.csv">summary.csv</a></p>\n{picture}\n{body}\n</body>\n</html>\n'
     )
@@ -153,11 +190,23 @@ def save_index(path: Path, cards: Sequence[tuple[str, str, str, Mapping[str, Any
 
 
 def _card(root: Path, job: str, words: str, status: str, result: Mapping[str, Any]) -> str:
-    figures = [f"{label} {result[name]:.4f}" for name, (label, _) in METRICS.items() if result.get(name) is not None]
+    figures = [
+        f"{label} {result[name]:.4f}"
+        for name, (label, _) in METRICS.items()
+        if result.get(name) is not None
+    ]
     floor = (result.get("floor") or {}).get("heldout")
     figures += [f"held-out floor {floor:.4f}"] if floor is not None else []
-    there = {name: f"{quote(job)}/{name}" for name in ("gallery.png", "report.html") if (root / job / name).exists()}
+    there = {
+        name: f"{quote(job)}/{name}"
+        for name in ("gallery.png", "report.html")
+        if (root / job / name).exists()
+    }
     link = f'<p><a href="{there["report.html"]}">report</a></p>' if "report.html" in there else ""
-    image = f'<img loading="lazy" src="{there["gallery.png"]}" alt="gallery">' if "gallery.png" in there else ""
+    image = (
+        f'<img loading="lazy" src="{there["gallery.png"]}" alt="gallery">'
+        if "gallery.png" in there
+        else ""
+    )
     facts = html.escape(" · ".join([status, *figures, job]))
     return f"<section><h2>{html.escape(words)}</h2>\n<p>{facts}</p>{link}{image}</section>"

@@ -1,4 +1,6 @@
-"""The second stage: reconstruct the images behind the evidence, from wherever an earlier launch was stopped."""
+"""The second stage: reconstruct the images behind the evidence, from wherever an earlier launch was
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ from simudy.files import write_atomically
 log = logging.getLogger(__name__)
 
 
-def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: Folder, device: torch.device) -> None:
+def attack(
+    cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: Folder, device: torch.device
+) -> None:
     """Reconstruct, and write the outcome to the run's directory."""
     if secret is not None:
         _require_scorable(evidence)
@@ -47,28 +51,38 @@ def attack(cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: F
     with watch.at_work():
         found = pursue(search, on_step=watch)
     watch.save()
-    log.info("%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance)
+    log.info(
+        "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
+    )
     write_history(folder, found.history)
     reconstruction.write(folder.reconstruction, found, _facts(cfg, found, evidence, device))
 
 
-def rehearse(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> None:
+def rehearse(
+    cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
+) -> None:
     """Build everything, say what would happen, and take one outer step on a run of one epoch."""
     evidence = evidence.to(device)
     method, problem = _posed(cfg, evidence, secret, device)
     set_precision(cfg.precision, problem)
     if known := getattr(method, "recipe", None):
-        method = dataclasses.replace(method, recipe=dataclasses.replace(known, epochs=1, schedule=None))  # type: ignore
+        method = dataclasses.replace(
+            method, recipe=dataclasses.replace(known, epochs=1, schedule=None)
+        )  # type: ignore
     search = Search(method.problem(evidence, seed=cfg.seed), settings.outer(cfg))
     search.step()
     log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
 
 
-def _posed(cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device) -> tuple[Any, Problem]:
+def _posed(
+    cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
+) -> tuple[Any, Problem]:
     """The method, in a form that fits the device, and its problem; says what is about to happen."""
     method = settings.method(cfg, evidence, secret)
     problem = method.problem(evidence, seed=cfg.seed)
-    fits = fitted(method, evidence, n=len(problem.variables()["images"]), device=device, limit=cfg.memory)
+    fits = fitted(
+        method, evidence, n=len(problem.variables()["images"]), device=device, limit=cfg.memory
+    )
     if fits is not method:
         problem = fits.problem(evidence, seed=cfg.seed)
     log.info(overview(evidence, problem, fits, device=device))
@@ -80,10 +94,15 @@ def _require_scorable(evidence: Evidence) -> None:
     if min(evidence.shape[-2:]) < WINDOW:
         size = "×".join(map(str, evidence.shape[-2:]))
         window = f"{WINDOW}×{WINDOW}"
-        raise SimudyError(f"images of {size} are too small for SSIM, whose window is {window}: set a larger data.size")
+        raise SimudyError(
+            f"images of {size} are too small for SSIM, whose window is {window}: set a larger "
+            "data.size"
+        )
 
 
-def _facts(cfg: DictConfig, found: Reconstruction, evidence: Evidence, device: torch.device) -> dict[str, Any]:
+def _facts(
+    cfg: DictConfig, found: Reconstruction, evidence: Evidence, device: torch.device
+) -> dict[str, Any]:
     """The part of result.json that needs no secret."""
     return {
         "status": found.status,
@@ -91,11 +110,15 @@ def _facts(cfg: DictConfig, found: Reconstruction, evidence: Evidence, device: t
         "objective": found.objective,
         "iterations": found.iterations,
         "seconds": round(found.seconds, 3),
-        "seconds_per_iteration": (found.history[-1]["seconds"] if found.history else 0.0) / max(found.iterations, 1),
+        "seconds_per_iteration": (found.history[-1]["seconds"] if found.history else 0.0)
+        / max(found.iterations, 1),
         "peak_memory_mb": round(_peak_memory(device), 1),
         "n": evidence.n or len(found.images),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "versions": {"python": platform.python_version(), **{k: version(k) for k in ("torch", "simudy", "numpy")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{k: version(k) for k in ("torch", "simudy", "numpy")},
+        },
         "config_hash": config_hash(cfg),
     }
 
@@ -111,7 +134,9 @@ def _peak_memory(device: torch.device) -> float:
 def write_history(folder: Folder, rows: list[dict[str, Any]]) -> None:
     """One row per outer step."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["iteration", "objective", "distance", "seconds", "ssim_paper"], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, ["iteration", "objective", "distance", "seconds", "ssim_paper"], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(folder.history, text.getvalue().encode())

@@ -19,8 +19,10 @@ def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> 
     """The object that a node with a ``_target_`` describes.
 
     Args:
-        node: a node or plain data. where: the key it stands under, for messages.
-        keep_nulls: nulls are values; otherwise they stand for the target's own default and are dropped.
+        node: a node or plain data.
+        where: the key it stands under, for messages.
+        keep_nulls: nulls are values; otherwise they stand for the target's own default and are
+            dropped.
         filled: fields given from here where the target takes them and the node leaves them open.
 
     Raises:
@@ -50,7 +52,9 @@ def described(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, A
     fields = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     if not isinstance(fields, Mapping) or not fields.get("_target_"):
         group = where.replace(".", "/")
-        raise SimudyError(f"{where} names no _target_: choose a file of conf/{group}/, or set {where}._target_")
+        raise SimudyError(
+            f"{where} names no _target_: choose a file of conf/{group}/, or set {where}._target_"
+        )
     return dict(fields) if keep_nulls else without_nulls(fields)
 
 

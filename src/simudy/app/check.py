@@ -1,4 +1,6 @@
-"""Does a node with a ``_target_`` say only what its target understands? Names and types, before anything runs."""
+"""Does a node with a ``_target_`` say only what its target understands? Names and types, before
+anything runs.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,16 @@ RESERVED = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 
 
 def check(node: Mapping[str, Any], where: str) -> None:
-    """Every field of ``node``, and of the nodes inside it, against the target's signature and annotations.
+    """Every field of ``node``, and of the nodes inside it, against the target's signature and
+    annotations.
 
     Args:
-        node: plain data. where: the key it stands under, for the message.
+        node: plain data.
+        where: the key it stands under, for the message.
 
     Raises:
-        SimudyError: the target cannot be imported, takes no such field, or a value is of the wrong type.
+        SimudyError: the target cannot be imported, takes no such field, or a value is of the wrong
+            type.
     """
     target = locate(node["_target_"], where)
     accepted = parameters(target)
@@ -33,7 +38,9 @@ def check(node: Mapping[str, Any], where: str) -> None:
         if key in RESERVED:
             continue
         if key not in accepted and not _takes_any(target):
-            raise SimudyError(f"{where}.{key}: {node['_target_']} takes no {key!r}{suggestion(key, accepted)}")
+            raise SimudyError(
+                f"{where}.{key}: {node['_target_']} takes no {key!r}{suggestion(key, accepted)}"
+            )
         if isinstance(value, Mapping) and "_target_" in value:
             check(value, f"{where}.{key}")
         elif not fits(value, hint := accepted.get(key, Any)):
@@ -46,33 +53,51 @@ def locate(path: Any, where: str) -> Callable[..., Any]:
         target = get_object(str(path))
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise SimudyError(f"{where}._target_={path}: cannot import it ({reason}): give package.module.Name") from error
+        raise SimudyError(
+            f"{where}._target_={path}: cannot import it ({reason}): give package.module.Name"
+        ) from error
     except InstantiationException as error:
-        raise SimudyError(f"{where}._target_={path}: cannot import it: give package.module.Name") from error
+        raise SimudyError(
+            f"{where}._target_={path}: cannot import it: give package.module.Name"
+        ) from error
     if not callable(target):
-        raise SimudyError(f"{where}._target_={path} is no class or function: give package.module.Name")
+        raise SimudyError(
+            f"{where}._target_={path} is no class or function: give package.module.Name"
+        )
     return target
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, Any]:
-    """The names a target takes, and what their annotations, or else their defaults, say of their types."""
-    hints, named = _hints(target), [p for p in _signature(target) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    """The names a target takes, and what their annotations, or else their defaults, say of their
+    types.
+    """
+    hints, named = (
+        _hints(target),
+        [p for p in _signature(target) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)],
+    )
     return {p.name: hints.get(p.name, _by_default(p.default)) for p in named}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can stand for ``hint``. Where the hint is beyond plain data, the target itself decides."""
+    """Whether a plain value can stand for ``hint``. Where the hint is beyond plain data, the target
+    itself decides.
+    """
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         parts = typing.get_args(hint)
         plain = [part for part in parts if _is_plain(part)]
-        return any(fits(value, part) for part in (plain if plain and not isinstance(value, Mapping) else parts))
+        return any(
+            fits(value, part)
+            for part in (plain if plain and not isinstance(value, Mapping) else parts)
+        )
     origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is typing.Literal:
         return value in args
     if origin in _ATOMS:
         return isinstance(value, _ATOMS[origin]) and (origin is bool or not isinstance(value, bool))
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, (list, tuple)) and all(fits(v, args[0] if args else Any) for v in value)
+        return isinstance(value, (list, tuple)) and all(
+            fits(v, args[0] if args else Any) for v in value
+        )
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping)
     return True
@@ -82,7 +107,11 @@ def suggestion(key: str, known: Iterable[str]) -> str:
     """``: did you mean …`` for a misspelt key, or what there is."""
     known = [str(k) for k in known if k not in RESERVED]
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-    return f": did you mean {' or '.join(near)}?" if near else f": choose from {', '.join(known) or 'nothing'}"
+    return (
+        f": did you mean {' or '.join(near)}?"
+        if near
+        else f": choose from {', '.join(known) or 'nothing'}"
+    )
 
 
 _ATOMS: dict[Any, tuple[type, ...]] = {
@@ -114,7 +143,11 @@ def _takes_any(target: Callable[..., Any]) -> bool:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    of = target.__init__ if isinstance(target, type) and not dataclasses.is_dataclass(target) else target
+    of = (
+        target.__init__
+        if isinstance(target, type) and not dataclasses.is_dataclass(target)
+        else target
+    )
     try:
         return typing.get_type_hints(of)
     except (NameError, TypeError, AttributeError):  # names that exist for a type checker alone
@@ -123,13 +156,27 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _by_default(default: Any) -> Any:
     """What an argument without annotation takes, as far as its default tells."""
-    return float if type(default) in (int, float) else type(default) if type(default) in (bool, str) else Any
+    return (
+        float
+        if type(default) in (int, float)
+        else type(default)
+        if type(default) in (bool, str)
+        else Any
+    )
 
 
 def _name(hint: Any) -> str:
-    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+    named = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a word",
+        type(None): "null",
+    }
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return " or ".join(_name(part) for part in typing.get_args(hint) if _is_plain(part))
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(map(str, typing.get_args(hint)))
-    return named.get(hint, "a list" if isinstance(typing.get_origin(hint) or hint, type) else str(hint))
+    return named.get(
+        hint, "a list" if isinstance(typing.get_origin(hint) or hint, type) else str(hint)
+    )

@@ -1,7 +1,9 @@
-"""Where a search stands, on disk: whole or not there, checked when read, and always one more behind it.
+"""Where a search stands, on disk: whole or not there, checked when read, and always one more behind
+it.
 
-A file is a SHA-256 of the rest, a newline and what ``torch.save`` wrote. A damaged one is told from a good one by
-the hash; then the one before it is used. Where both are damaged the search starts over: it ends at the same place.
+A file is a SHA-256 of the rest, a newline and what ``torch.save`` wrote. A damaged one is told from
+a good one by the hash; then the one before it is used. Where both are damaged the search starts
+over: it ends at the same place.
 """
 
 from __future__ import annotations

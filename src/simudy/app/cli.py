@@ -1,4 +1,6 @@
-"""The command ``simudy``. Free of torch until a run begins, so that ``--help`` and tab completion are instant."""
+"""The command ``simudy``. Free of torch until a run begins, so that ``--help`` and tab completion
+are instant.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,16 @@ from simudy.app.signals import interrupt, signals_to
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 log = logging.getLogger(__name__)
-refused: list[str] = []  # what was wrong with the command, if anything; Hydra hands no return value through
+refused: list[
+    str
+] = []  # what was wrong with the command, if anything; Hydra hands no return value through
 register()  # at import, so that the workers of a sweep know the schema too
 
 
 def main() -> None:
     """Entry point of the console script."""
-    # torch's threads otherwise spin while they wait: on cores that others use too, a run took five times as long.
+    # torch's threads otherwise spin while they wait: on cores that others use too, a run took five
+    # times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = run_cli(sys.argv[1:])
@@ -41,11 +46,15 @@ def main() -> None:
 
 
 def run_cli(argv: Sequence[str]) -> int:
-    """Run a command line and return its exit code: 0 done, 2 bad input (one line says what), 130 interrupted."""
+    """Run a command line and return its exit code: 0 done, 2 bad input (one line says what), 130
+    interrupted.
+    """
     refused.clear()
     try:
         with _hydra_at_hand(argv), signals_to(interrupt):
-            hydra.main(config_path="pkg://simudy.conf", config_name="config", version_base="1.3")(job)()
+            hydra.main(config_path="pkg://simudy.conf", config_name="config", version_base="1.3")(
+                job
+            )()
     except EXPECTED as error:
         refused.append(one_line(error))
     except KeyboardInterrupt:
@@ -59,7 +68,9 @@ def run_cli(argv: Sequence[str]) -> int:
 
 
 def job(cfg: DictConfig) -> float | None:
-    """One run, as Hydra calls it: alone, or as one of a sweep. A failure of one is noted, and the others go on."""
+    """One run, as Hydra calls it: alone, or as one of a sweep. A failure of one is noted, and the
+    others go on.
+    """
     from simudy.app.run import run  # brings torch
 
     allow_own_modules()
@@ -91,9 +102,13 @@ def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
 
 @contextmanager
 def _hydra_at_hand(argv: Sequence[str]) -> Iterator[None]:
-    """Hydra reads ``sys.argv``; told to show full errors it raises them, and we print them in our way."""
+    """Hydra reads ``sys.argv``; told to show full errors it raises them, and we print them in our
+    way.
+    """
     before, shown = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    flags = [word for word in argv if word in ("-m", "--multirun")]  # argparse takes them first or last, not between
+    flags = [
+        word for word in argv if word in ("-m", "--multirun")
+    ]  # argparse takes them first or last, not between
     sys.argv = ["simudy", *flags, *(word for word in argv if word not in flags)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

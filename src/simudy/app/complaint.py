@@ -30,7 +30,10 @@ def squashed(words: str) -> str:
 
 def _unknown_key(error: OmegaConfBaseException) -> str:
     key, parent = str(error.key), error.parent_node
-    known = list(map(str, parent)) if isinstance(parent, DictConfig) and not parent._is_none() else []
+    known = (
+        list(map(str, parent)) if isinstance(parent, DictConfig) and not parent._is_none() else []
+    )
     return (
-        f"no setting {error.full_key or key}{suggestion(key, known)} (+{key} adds an option to a _target_ of your own)"
+        f"no setting {error.full_key or key}{suggestion(key, known)} (+{key} adds an option to a "
+        "_target_ of your own)"
     )

@@ -1,8 +1,10 @@
-"""The shape of a configuration: every key, its type and its default. Free of torch, so that ``--help`` is instant.
+"""The shape of a configuration: every key, its type and its default. Free of torch, so that
+``--help`` is instant.
 
-Keys below are typed here, once. A node with a ``_target_`` (typed ``Any``) is typed by the class or function it names,
-which is imported, and the node checked against it, when a run begins (``check.py``). Settings themselves live in the
-YAML files under ``conf/``; nothing there can be misspelt or of the wrong type without an error.
+Keys below are typed here, once. A node with a ``_target_`` (typed ``Any``) is typed by the class or
+function it names, which is imported, and the node checked against it, when a run begins
+(``check.py``). Settings themselves live in the YAML files under ``conf/``; nothing there can be
+misspelt or of the wrong type without an error.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class RecipeConfig:
     epochs: int = 20
     batch_size: int | None = None  # all images
     shuffle: bool = False
-    schedule: Any = None  # factors on the learning rate, one per step, or a node that makes a schedule
+    schedule: Any = (
+        None  # factors on the learning rate, one per step, or a node that makes a schedule
+    )
 
 
 @dataclass
@@ -144,7 +148,8 @@ POSITIVE = ("recipe.epochs", "outer.iterations", "victim.pretrain.batch_size")
 def register() -> None:
     """Make the schema and the resolvers known to Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
-    # Hydra hands the whole configuration to the resolver, as it stands when a job's folder is named.
+    # Hydra hands the whole configuration to the resolver, as it stands when a job's folder is
+    # named.
     OmegaConf.register_new_resolver("config_hash", _hash_of_job, replace=True)
 
 
@@ -153,7 +158,8 @@ def _hash_of_job(*, _root_: DictConfig) -> str:
 
 
 def settle(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
-    """A configuration ready to run: checked beyond its types, and cleared of options that are not its targets'.
+    """A configuration ready to run: checked beyond its types, and cleared of options that are not
+    its targets'.
 
     Raises:
         SimudyError: a value is not among its choices, or a mandatory one is missing.
@@ -166,14 +172,18 @@ def settle(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         if (value := OmegaConf.select(cfg, key)) < 1:
             raise SimudyError(f"{key}={value}: give 1 or more")
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
-    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not (given and key.startswith("data.")))
+    missing = sorted(
+        key for key in OmegaConf.missing_keys(cfg) if not (given and key.startswith("data."))
+    )
     if missing:
         raise SimudyError(f"{missing[0]} is not set: add {missing[0]}=… to the command")
     return cfg
 
 
 def renewed(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """A node whose ``_target_`` the command line replaced keeps only what the command line says of it."""
+    """A node whose ``_target_`` the command line replaced keeps only what the command line says of
+    it.
+    """
     cfg, named = cfg.copy(), [override.split("=")[0].lstrip("+~") for override in overrides]
     for path in [key.removesuffix("._target_") for key in named if key.endswith("._target_")]:
         said = {key[len(path) + 1 :].split(".")[0] for key in named if key.startswith(f"{path}.")}

@@ -1,4 +1,6 @@
-"""The first stage: weights before and after training, of a victim trained here, an earlier run or a person's files."""
+"""The first stage: weights before and after training, of a victim trained here, an earlier run or a
+person's files.
+"""
 
 from __future__ import annotations
 
@@ -80,11 +82,15 @@ def trained(cfg: DictConfig, splits: Splits, device: torch.device) -> Evidence:
     model, final = train(newborn(cfg, splits, device), images, labels, run)
     log.info("victim: trained on %d images for %d steps", len(victim), run.steps(len(victim)))
     facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
-    return Evidence(model, model.params, final, run, **facts, mean=normalisation.mean, std=normalisation.std)
+    return Evidence(
+        model, model.params, final, run, **facts, mean=normalisation.mean, std=normalisation.std
+    )
 
 
 def newborn(cfg: DictConfig, splits: Splits, device: torch.device) -> nn.Module:
-    """The victim before its own training, pretrained if asked for, in the mode it will be trained in."""
+    """The victim before its own training, pretrained if asked for, in the mode it will be trained
+    in.
+    """
     module = _new_module(cfg, splits.victim.shape, len(splits.victim.classes)).to(device)
     if cfg.victim.pretrain.epochs:
         _pretrain(cfg, module, splits, device)
@@ -95,10 +101,19 @@ def audited(cfg: DictConfig) -> Evidence:
     """Evidence from two files of weights and what a person says of their origin."""
     said = cfg.evidence
     if not (said.initial and said.final):
-        raise SimudyError("evidence.initial and evidence.final come together: give weights of before and after")
+        raise SimudyError(
+            "evidence.initial and evidence.final come together: give weights of before and after"
+        )
     shape, classes = _said(cfg, "shape"), _said(cfg, "classes")
-    module = build(cfg.model, "model", shape=shape, classes=classes).train(cfg.victim.mode == "train")
-    facts = {"shape": tuple(shape), "classes": classes, "n": said.n, **_normalisation(said, shape[0])}
+    module = build(cfg.model, "model", shape=shape, classes=classes).train(
+        cfg.victim.mode == "train"
+    )
+    facts = {
+        "shape": tuple(shape),
+        "classes": classes,
+        "n": said.n,
+        **_normalisation(said, shape[0]),
+    }
     weights = (load_weights(Path(path).expanduser()) for path in (said.initial, said.final))
     return evidence_from_weights(module, *weights, recipe=recipe(cfg), **facts)
 
@@ -109,13 +124,20 @@ def _said(cfg: DictConfig, name: str) -> Any:
         if (value := OmegaConf.select(cfg, f"{where}.{name}")) is not None:
             return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     example = {"shape": "[3,32,32]", "classes": "10"}[name]
-    raise SimudyError(f"evidence.{name} is not set: say what the model was trained on, as in evidence.{name}={example}")
+    raise SimudyError(
+        f"evidence.{name} is not set: say what the model was trained on, as in "
+        f"evidence.{name}={example}"
+    )
 
 
 def _normalisation(said: DictConfig, channels: int) -> dict[str, tuple[float, ...]]:
     mean, std = tuple(said.mean), tuple(said.std)
-    if not {len(mean), len(std)} <= {1, channels} or not all(math.isfinite(s) and s > 0 for s in std):
-        raise SimudyError(f"evidence.mean and evidence.std take {channels} numbers each (or one), std above 0")
+    if not {len(mean), len(std)} <= {1, channels} or not all(
+        math.isfinite(s) and s > 0 for s in std
+    ):
+        raise SimudyError(
+            f"evidence.mean and evidence.std take {channels} numbers each (or one), std above 0"
+        )
     return {"mean": mean, "std": std}
 
 
@@ -127,12 +149,21 @@ def _new_module(cfg: DictConfig, shape: tuple[int, ...], classes: int) -> nn.Mod
 
 def _pretrain(cfg: DictConfig, module: nn.Module, splits: Splits, device: torch.device) -> None:
     if splits.pretrain is None:
-        raise SimudyError("data has no images to pretrain on: choose others, or set victim.pretrain.epochs=0")
+        raise SimudyError(
+            "data has no images to pretrain on: choose others, or set victim.pretrain.epochs=0"
+        )
     images = splits.normalisation.normalise(splits.pretrain.images).to(device)
     said = without_nulls(_plain(cfg.victim.pretrain))
     if "optimizer" in said:
         said["optimizer"] = unfinished(said["optimizer"], "victim.pretrain.optimizer")
-    pretrain(module, images, splits.pretrain.labels.to(device), Pretraining(**said), cache=_cache(cfg), seed=cfg.seed)
+    pretrain(
+        module,
+        images,
+        splits.pretrain.labels.to(device),
+        Pretraining(**said),
+        cache=_cache(cfg),
+        seed=cfg.seed,
+    )
 
 
 def _cache(cfg: DictConfig) -> Path:

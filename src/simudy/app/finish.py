@@ -1,4 +1,6 @@
-"""The last stage: compare with the secret where there is one, and lay out the result for a person."""
+"""The last stage: compare with the secret where there is one, and lay out the result for a
+person.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ SCORES = ("ssim_paper", "ssim", "psnr", "mse", "recovered")
 SHOWN = 6  # images in the filmstrip
 
 
-def finish(cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: Folder) -> dict[str, Any]:
+def finish(
+    cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: Folder
+) -> dict[str, Any]:
     """Score, draw and write ``result.json`` last: where it is, everything is."""
     tensors, facts = reconstruction.read(folder.reconstruction)
     images = tensors["images"]
@@ -41,7 +45,9 @@ def finish(cfg: DictConfig, secret: Secret | None, normalisation: Normalisation,
 def _score(images: Tensor, secret: Secret, seed: int) -> Score:
     truth, heldout = secret.normalised()
     labels = {"truth_labels": secret.victim.labels, "heldout_labels": secret.heldout.labels}
-    return score(images, truth, normalisation=secret.normalisation, heldout=heldout, **labels, seed=seed)
+    return score(
+        images, truth, normalisation=secret.normalisation, heldout=heldout, **labels, seed=seed
+    )
 
 
 def _figures(scored: Score | None) -> dict[str, Any]:
@@ -74,7 +80,9 @@ def _draw(
     )
 
 
-def _curve(folder: Folder, truth: Tensor | None, snapshots: dict[int, Tensor]) -> list[dict[str, Any]]:
+def _curve(
+    folder: Folder, truth: Tensor | None, snapshots: dict[int, Tensor]
+) -> list[dict[str, Any]]:
     """The history, with the score of every snapshot beside it; written back too."""
     with folder.history.open(newline="") as file:
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
@@ -96,9 +104,17 @@ def _best(scored: Score | None, count: int) -> list[int]:
 
 def _announce(result: dict[str, Any], folder: Folder) -> None:
     if result["ssim_paper"] is not None:
-        floor = max((value for value in result["floor"].values() if value is not None), default=math.nan)
+        floor = max(
+            (value for value in result["floor"].values() if value is not None), default=math.nan
+        )
         words = "ssim_paper %.4f (highest floor %.4f), ssim %.4f, psnr %.1f dB, %.0f %% recovered"
-        shown = (result["ssim_paper"], floor, result["ssim"] or 0.0, result["psnr"] or 0.0, 100 * result["recovered"])
+        shown = (
+            result["ssim_paper"],
+            floor,
+            result["ssim"] or 0.0,
+            result["psnr"] or 0.0,
+            100 * result["recovered"],
+        )
         log.info(words, *shown)
     log.info("gallery: %s", folder.gallery)
     log.info("report:  %s", folder.report)

@@ -49,7 +49,10 @@ class Folder:
     def settings(self) -> DictConfig:
         """The configuration the directory belongs to."""
         if not self.config.exists():
-            raise SimudyError(f"no config.yaml in {self.root}: set hydra.run.dir to the directory of an earlier run")
+            raise SimudyError(
+                f"no config.yaml in {self.root}: set hydra.run.dir to the directory of an earlier "
+                "run"
+            )
         return OmegaConf.load(self.config)  # type: ignore[return-value]
 
     def finished(self) -> dict[str, Any] | None:
@@ -67,7 +70,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except OSError as error:
-        raise SimudyError(f"no {path.name} in {path.parent}: give a folder that an earlier run wrote") from error
+        raise SimudyError(
+            f"no {path.name} in {path.parent}: give a folder that an earlier run wrote"
+        ) from error
     except ValueError as error:
         raise SimudyError(f"{path} is damaged: remove its folder and run again") from error
 
@@ -83,7 +88,10 @@ def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:
     before, now = _flat(old), _flat(new)
     key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
     change = f"{key} was {before.get(key)} and is now {now.get(key)}"
-    raise SimudyError(f"{root} holds a run with other settings ({change}): set another hydra.run.dir, or remove it")
+    raise SimudyError(
+        f"{root} holds a run with other settings ({change}): set another hydra.run.dir, or remove "
+        "it"
+    )
 
 
 def _of_victim(settings: dict[str, Any]) -> dict[str, Any]:
@@ -93,4 +101,8 @@ def _of_victim(settings: dict[str, Any]) -> dict[str, Any]:
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict) or not node:
         return {prefix.rstrip("."): node}
-    return {key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in _flat(child, f"{prefix}{name}.").items()
+    }

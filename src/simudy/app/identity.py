@@ -8,9 +8,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# Where a run reports, stores and is called does not change what it finds. The tasks below are stages of one run.
+# Where a run reports, stores and is called does not change what it finds. The tasks below are
+# stages of one run.
 IRRELEVANT = ("hydra", "name", "intervals", "cache", "memory", "dry_run")
-VICTIM = ("seed", "data", "model", "inner", "recipe", "victim", "evidence")  # what the evidence depends on
+VICTIM = (
+    "seed",
+    "data",
+    "model",
+    "inner",
+    "recipe",
+    "victim",
+    "evidence",
+)  # what the evidence depends on
 STAGES = ("run", "victim", "reconstruct", "score")
 
 
@@ -26,7 +35,8 @@ def relevant(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _plain(cfg: DictConfig, key: str) -> Any:
-    # Key by key, in place: interpolations reach the rest, and the hash is not asked for while Hydra computes it.
+    # Key by key, in place: interpolations reach the rest, and the hash is not asked for while Hydra
+    # computes it.
     if OmegaConf.is_missing(cfg, key):
         return "???"
     value = cfg[key]

@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 def linearity(cfg: DictConfig, folder: Folder) -> dict[str, Any]:
     """Train the victim of these settings, and write M_lin to ``result.json``."""
     if cfg.evidence.folder or cfg.evidence.initial:
-        raise SimudyError("task=linearity trains a victim on known images: leave evidence out, and set data and model")
+        raise SimudyError(
+            "task=linearity trains a victim on known images: leave evidence out, and set data and "
+            "model"
+        )
     folder.claim(cfg)
     result = folder.finished() or _measured(cfg)
     write_json(folder.result, result)
@@ -34,6 +37,9 @@ def linearity(cfg: DictConfig, folder: Folder) -> dict[str, Any]:
 def _measured(cfg: DictConfig) -> dict[str, Any]:
     device = settings.device(cfg.device)
     splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed)
-    images, labels = splits.normalisation.normalise(splits.victim.images).to(device), splits.victim.labels.to(device)
+    images, labels = (
+        splits.normalisation.normalise(splits.victim.images).to(device),
+        splits.victim.labels.to(device),
+    )
     found = run_linearity(newborn(cfg, splits, device), images, labels, recipe(cfg))
     return {"status": "finished", **found, "config_hash": config_hash(cfg)}

@@ -1,4 +1,6 @@
-"""The working memory of an attack, estimated before it starts, and the way to differentiate that fits."""
+"""The working memory of an attack, estimated before it starts, and the way to differentiate that
+fits.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from torch import Tensor, nn
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method
 from simudy.dynamics.adjoint import Direct, Recompute
-from simudy.dynamics.factored import Factored
 from simudy.dynamics.gradient import Gradient, Mixed
+from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -24,13 +26,18 @@ log = logging.getLogger(__name__)
 _SHARE = 0.7  # of the device's memory, for the estimate is rough and others may work there too
 
 
-def fitted(method: Method, evidence: Evidence, *, n: int, device: torch.device, limit: float | None = None) -> Method:
-    """The method as it is or, where that would not fit, differentiated in a way that takes less memory and more time.
+def fitted(
+    method: Method, evidence: Evidence, *, n: int, device: torch.device, limit: float | None = None
+) -> Method:
+    """The method as it is or, where that would not fit, differentiated in a way that takes less
+    memory and more time.
 
-    The result is the same, to rounding. What is chosen is logged; where nothing fits, the leanest, with a warning.
+    The result is the same, to rounding. What is chosen is logged; where nothing fits, the leanest,
+    with a warning.
 
     Args:
-        n: number of dummies. limit: GiB that an outer step may take. Default: seven tenths of the device's memory, used
+        n: number of dummies.
+        limit: GiB that an outer step may take. Default: seven tenths of the device's memory, used
             or free, so that a run goes on as it began.
     """
     allowed = limit * 1024 if limit else _SHARE * _memory_mb(device)
@@ -40,14 +47,19 @@ def fitted(method: Method, evidence: Evidence, *, n: int, device: torch.device, 
     leaner = list(_leaner(method, recipe_of(method, evidence).steps(n)))
     estimates = [estimated_mb(m, evidence, n=n) for m in leaner]
     at = next((i for i, mb in enumerate(estimates) if mb <= allowed), len(leaner) - 1)
-    log.info("about %.0f of %.0f MB: %s, for %.0f", before, allowed, _named(leaner[at]), estimates[at])
+    log.info(
+        "about %.0f of %.0f MB: %s, for %.0f", before, allowed, _named(leaner[at]), estimates[at]
+    )
     if estimates[at] > allowed:
-        log.warning("even that may not fit: use smaller batches, a narrower model or a larger device")
+        log.warning(
+            "even that may not fit: use smaller batches, a narrower model or a larger device"
+        )
     return leaner[at]
 
 
 def estimated_mb(method: object, evidence: Evidence, *, n: int) -> float:
-    """MiB that one outer step works with: what is kept of every step, and what one step needs while it is at work.
+    """MiB that one outer step works with: what is kept of every step, and what one step needs while
+    it is at work.
 
     Within a factor of about 1.5 of the peaks measured for MLPs and residual networks.
     """
@@ -99,7 +111,11 @@ def _innermost(gradient: object) -> object:
 
 
 def _named(method: Any) -> str:
-    adjoint = f", adjoint {method.adjoint}" if not isinstance(getattr(method, "adjoint", Direct()), Direct) else ""
+    adjoint = (
+        f", adjoint {method.adjoint}"
+        if not isinstance(getattr(method, "adjoint", Direct()), Direct)
+        else ""
+    )
     return f"gradient {method.gradient}{adjoint}"
 
 
@@ -114,7 +130,9 @@ def _activations(evidence: Evidence) -> int:
 
     def count(layer: nn.Module, args: tuple[Any, ...], output: object) -> None:
         nonlocal total
-        new = isinstance(output, Tensor) and not any(output is arg for arg in args)  # a folded norm hands through
+        new = isinstance(output, Tensor) and not any(
+            output is arg for arg in args
+        )  # a folded norm hands through
         total += output.numel() * output.element_size() if new else 0  # type: ignore[union-attr]
 
     for layer in evidence.model.module.modules():
@@ -122,7 +140,9 @@ def _activations(evidence: Evidence) -> int:
             hooks.append(layer.register_forward_hook(count))
     try:
         first = next(iter(evidence.initial.values()))
-        evidence.model(evidence.initial, first.new_zeros(2, *evidence.shape))  # two: BatchNorm by batch needs them
+        evidence.model(
+            evidence.initial, first.new_zeros(2, *evidence.shape)
+        )  # two: BatchNorm by batch needs them
     finally:
         for hook in hooks:
             hook.remove()

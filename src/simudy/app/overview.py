@@ -10,7 +10,7 @@ from simudy.app.memory import estimated_mb, recipe_of
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
 from simudy.attack.methods.simudy import SimudyProblem
-from simudy.dynamics.factored import Factored
+from simudy.dynamics.gradient.factored import Factored
 
 
 def overview(evidence: Evidence, problem: Problem, method: object, *, device: torch.device) -> str:
@@ -21,9 +21,11 @@ def overview(evidence: Evidence, problem: Problem, method: object, *, device: to
     steps = recipe_of(method, evidence).steps(len(images))
     parts = [
         f"{type(evidence.model.module).__name__} with {_parameters(evidence):,} parameters",
-        f"{len(images)} images of {shape}: {len(images) * math.prod(evidence.shape):,} pixels to recover"
-        + ("" if images.dim() == 4 else f" by {images.numel():,} coefficients"),
-        f"{steps:,} steps simulated" if hasattr(method, "adjoint") else f"{type(method).__name__} simulates no run",
+        f"{len(images)} images of {shape}: {len(images) * math.prod(evidence.shape):,} pixels to "
+        "recover" + ("" if images.dim() == 4 else f" by {images.numel():,} coefficients"),
+        f"{steps:,} steps simulated"
+        if hasattr(method, "adjoint")
+        else f"{type(method).__name__} simulates no run",
         *_factored(problem, method),
         f"about {estimated_mb(method, evidence, n=len(images)):,.0f} MB",
         str(device),

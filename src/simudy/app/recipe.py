@@ -26,7 +26,9 @@ def recipe(cfg: DictConfig) -> Recipe:
 
 
 def guessed(cfg: DictConfig, known: Recipe) -> Recipe:
-    """The recipe as the attack takes it to be: as known, but for what ``attack.inner`` and ``attack.recipe`` say."""
+    """The recipe as the attack takes it to be: as known, but for what ``attack.inner`` and
+    ``attack.recipe`` say.
+    """
     said = _said(cfg, "attack.recipe")
     check({"_target_": RECIPE, **said}, "attack.recipe")
     if "schedule" in said:
@@ -36,12 +38,17 @@ def guessed(cfg: DictConfig, known: Recipe) -> Recipe:
 
 
 def _guessed_rule(known: Rule, said: Mapping[str, Any]) -> Rule:
-    """``known`` with other hyper-parameters (also those of a rule it wraps), or another rule altogether."""
+    """``known`` with other hyper-parameters (also those of a rule it wraps), or another rule
+    altogether.
+    """
     if "_target_" in said:
         return build(dict(said), "attack.inner")
     own = {field.name for field in dataclasses.fields(known)}  # type: ignore[arg-type]
     outer = {k: v for k, v in said.items() if k in own}
-    check({"_target_": f"{type(known).__module__}.{type(known).__qualname__}", **outer}, "attack.inner")
+    check(
+        {"_target_": f"{type(known).__module__}.{type(known).__qualname__}", **outer},
+        "attack.inner",
+    )
     if outer:
         known = dataclasses.replace(known, **outer)  # type: ignore[type-var]
     wrapped = {k: v for k, v in said.items() if k not in own}
@@ -50,16 +57,24 @@ def _guessed_rule(known: Rule, said: Mapping[str, Any]) -> Rule:
 
 def _said(cfg: DictConfig, key: str) -> dict[str, Any]:
     node = OmegaConf.select(cfg, key)
-    return without_nulls(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else {}
+    return (
+        without_nulls(OmegaConf.to_container(node, resolve=True))
+        if OmegaConf.is_config(node)
+        else {}
+    )
 
 
 def _schedule(said: Any) -> Schedule | None:
-    """Factors as a list, or from a node that makes a schedule (``simudy.dynamics.optim``), for its ``steps``."""
+    """Factors as a list, or from a node that makes a schedule (``simudy.dynamics.optim``), for its
+    ``steps``.
+    """
     if said is None or isinstance(said, (list, float, int)):
         return said
     made: Any = build(said, "recipe.schedule")
     if isinstance(made, (list, float, int)):
         return made
     if not isinstance(said.get("steps"), int):
-        raise SimudyError("recipe.schedule must be written out beside the weights: set recipe.schedule.steps")
+        raise SimudyError(
+            "recipe.schedule must be written out beside the weights: set recipe.schedule.steps"
+        )
     return [float(made(step)) for step in range(said["steps"])]

@@ -35,6 +35,8 @@ def read(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[st
     try:
         with safe_open(path, "pt", device=device) as file:
             names = {"images", "labels", *file.keys()}
-            return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["facts"])
+            return {name: file.get_tensor(name) for name in names}, json.loads(
+                file.metadata()["facts"]
+            )
     except (SafetensorError, KeyError, TypeError) as error:
         raise SimudyError(f"{path} is damaged: remove it and run task=reconstruct again") from error

@@ -87,7 +87,9 @@ def rehearsed(cfg: DictConfig) -> None:
     from simudy.app.recipe import recipe
 
     device = settings.device(cfg.device)
-    short = OmegaConf.merge(cfg, {"task": "run", "recipe": {"epochs": 1}, "victim": {"pretrain": {"epochs": 0}}})
+    short = OmegaConf.merge(
+        cfg, {"task": "run", "recipe": {"epochs": 1}, "victim": {"pretrain": {"epochs": 0}}}
+    )
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))
         held, secret = evidence.obtain(short, folder, device), evidence.secret_of(short, folder)  # type: ignore[arg-type]

@@ -24,7 +24,11 @@ class Secret:
         """Write ``images.safetensors`` and ``secret.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors(), folder / "images.safetensors")
-        facts = {"classes": self.victim.classes, "mean": self.normalisation.mean, "std": self.normalisation.std}
+        facts = {
+            "classes": self.victim.classes,
+            "mean": self.normalisation.mean,
+            "std": self.normalisation.std,
+        }
         write_json(folder / "secret.json", facts)
 
     @classmethod
@@ -41,7 +45,9 @@ class Secret:
 
     def normalised(self) -> tuple[Tensor, Tensor]:
         """The true and the held-out images as the network sees them."""
-        return self.normalisation.normalise(self.victim.images), self.normalisation.normalise(self.heldout.images)
+        return self.normalisation.normalise(self.victim.images), self.normalisation.normalise(
+            self.heldout.images
+        )
 
     def _tensors(self) -> dict[str, Tensor]:
         parts = {"victim": self.victim, "heldout": self.heldout}

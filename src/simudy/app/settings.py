@@ -46,15 +46,25 @@ def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method
 
 def outer(cfg: DictConfig) -> Outer:
     """The outer loop."""
-    made = {k: unfinished(cfg.outer[k], f"outer.{k}") for k in ("optimizer", "schedule") if cfg.outer[k] is not None}
+    made = {
+        k: unfinished(cfg.outer[k], f"outer.{k}")
+        for k in ("optimizer", "schedule")
+        if cfg.outer[k] is not None
+    }
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
     numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
-    if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits([*lrs.values()], list[float]):
-        raise SimudyError(f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{images: 0.1}}")
+    if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits(
+        [*lrs.values()], list[float]
+    ):
+        raise SimudyError(
+            f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{images: 0.1}}"
+        )
     return Outer(**numbers, lrs=lrs, **made)
 
 
-def _shared(cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None) -> dict[str, Any]:
+def _shared(
+    cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None
+) -> dict[str, Any]:
     start, labels = beginning(cfg, evidence)
     return {
         "distance": cfg.distance,
@@ -73,17 +83,23 @@ def _shared(cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret 
 
 
 def _labels(said: Any, secret: Secret | None) -> str | Tensor:
-    """How labels begin; ``true`` and ``wrong`` draw on the secret's, which no attacker holds: ablations."""
+    """How labels begin; ``true`` and ``wrong`` draw on the secret's, which no attacker holds:
+    ablations.
+    """
     if OmegaConf.is_list(said):
         return _given(list(said))
     if (said := str(said).lower()) in ("true", "wrong"):  # YAML reads the first as a truth value
         if secret is None:
-            raise SimudyError(f"dummy.labels={said} needs the secret, and there is none: choose balanced or learned")
+            raise SimudyError(
+                f"dummy.labels={said} needs the secret, and there is none: choose balanced or "
+                "learned"
+            )
         true = secret.victim.labels
         return true if said == "true" else (true + 1) % len(secret.victim.classes)
     if said not in ("balanced", "learned"):
         raise SimudyError(
-            f"dummy.labels={said}: choose balanced, learned, true or wrong, or give a list of class numbers"
+            f"dummy.labels={said}: choose balanced, learned, true or wrong, or give a list of "
+            "class numbers"
         )
     return said
 

@@ -1,7 +1,8 @@
-"""A sweep's jobs: which failed, and saying so at the end. Those that finished are skipped by ``run`` itself.
+"""A sweep's jobs: which failed, and saying so at the end. Those that finished are skipped by
+``run`` itself.
 
-A job's directory is named by the hash of its settings (``hydra.sweep.subdir``), so that a relaunch, which numbers its
-jobs anew, finds each one's own directory again.
+A job's directory is named by the hash of its settings (``hydra.sweep.subdir``), so that a relaunch,
+which numbers its jobs anew, finds each one's own directory again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _found: list[str] = []
 
 
 class Failures(Callback):
-    """Names the failed jobs when all have had their turn. Runs where the sweep was launched, whatever the launcher."""
+    """Names the failed jobs when all have had their turn. Runs where the sweep was launched,
+    whatever the launcher.
+    """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.began = time.time()
@@ -31,7 +34,11 @@ class Failures(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         notes = sorted(Path(config.hydra.sweep.dir).glob(f"*/{FAILED}"))
-        _found.extend(f"{note.parent}: {note.read_text()}" for note in notes if note.stat().st_mtime >= self.began)
+        _found.extend(
+            f"{note.parent}: {note.read_text()}"
+            for note in notes
+            if note.stat().st_mtime >= self.began
+        )
         for line in _found:
             log.error("failed: %s", line)
         log.info("%d failed; simudy-sweep %s draws the rest", len(_found), config.hydra.sweep.dir)

@@ -16,8 +16,12 @@ from simudy.files import write_atomically
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script. Exit codes: 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser("simudy-sweep", description="A sweep as summary.csv, plot.png and index.html.")
-    parser.add_argument("directory", type=Path, help="of a sweep: what simudy -m printed, or hydra.sweep.dir")
+    parser = argparse.ArgumentParser(
+        "simudy-sweep", description="A sweep as summary.csv, plot.png and index.html."
+    )
+    parser.add_argument(
+        "directory", type=Path, help="of a sweep: what simudy -m printed, or hydra.sweep.dir"
+    )
     try:
         for line in summarise(parser.parse_args(argv).directory):
             print(line)
@@ -39,30 +43,57 @@ def summarise(sweep: Path) -> list[str]:
     cards = [(job.root.name, _words(job, keys), job.status, job.result) for job in jobs]
     save_index(sweep / "index.html", cards, plot="plot.png" if plotted else None)
     files = ["summary.csv", *(["plot.png"] if plotted else []), "index.html"]
-    return [*_lacking(jobs, keys, never), *_best(done, keys), *(f"{sweep / name}" for name in files)]
+    return [
+        *_lacking(jobs, keys, never),
+        *_best(done, keys),
+        *(f"{sweep / name}" for name in files),
+    ]
 
 
 def _lacking(jobs: list[Job], keys: list[str], never: list[dict[str, str]]) -> list[str]:
-    lines = [f"failed: {_words(job, keys)} ({job.root}): {job.reason}" for job in jobs if job.status == "failed"]
-    lines += [f"unfinished: {_words(job, keys)} ({job.root})" for job in jobs if job.status == "unfinished"]
-    lines += [f"never begun: {' '.join(f'{k}={v}' for k, v in settings.items())}" for settings in never]
+    lines = [
+        f"failed: {_words(job, keys)} ({job.root}): {job.reason}"
+        for job in jobs
+        if job.status == "failed"
+    ]
+    lines += [
+        f"unfinished: {_words(job, keys)} ({job.root})"
+        for job in jobs
+        if job.status == "unfinished"
+    ]
+    lines += [
+        f"never begun: {' '.join(f'{k}={v}' for k, v in settings.items())}" for settings in never
+    ]
     missing = sum(not line.startswith("failed") for line in lines)
     again = ["the same command again runs only what is missing"] if missing else []
-    return [f"{len(jobs) + len(never)} jobs, {len(jobs) + len(never) - len(lines)} done", *lines, *again]
+    return [
+        f"{len(jobs) + len(never)} jobs, {len(jobs) + len(never) - len(lines)} done",
+        *lines,
+        *again,
+    ]
 
 
 def _best(done: list[Job], keys: list[str]) -> list[str]:
-    """One line per figure: the score, which needs the secret, and the distance, which an attacker sees too."""
+    """One line per figure: the score, which needs the secret, and the distance, which an attacker
+    sees too.
+    """
     lines = []
     for name, (label, better) in without_yardsticks(keys).items():
         having = [
-            job for job in done if math.isfinite(job.result[name] if job.result.get(name) is not None else math.nan)
+            job
+            for job in done
+            if math.isfinite(job.result[name] if job.result.get(name) is not None else math.nan)
         ]
         if having:
             best = better(having, key=lambda job: job.result[name])
-            lines.append(f"best {label}: {best.result[name]:.4g} with {_words(best, keys)} ({best.root})")
+            lines.append(
+                f"best {label}: {best.result[name]:.4g} with {_words(best, keys)} ({best.root})"
+            )
     return lines
 
 
 def _words(job: Job, keys: list[str]) -> str:
-    return " ".join(f"{key}={job.settings[key]}" for key in keys if key in job.settings) or "no swept key"
+    return (
+        " ".join(f"{key}={job.settings[key]}" for key in keys if key in job.settings)
+        or "no swept key"
+    )

@@ -26,8 +26,10 @@ class Job:
     """One directory of a sweep.
 
     Attributes:
-        settings: what the command line said of it, ``{key: value}``. status: ``finished``, ``converged``, ``diverged``,
-            ``failed`` or ``unfinished``. reason: why it failed. result: its ``result.json``.
+        settings: what the command line said of it, ``{key: value}``.
+        status: ``finished``, ``converged``, ``diverged``, ``failed`` or ``unfinished``.
+        reason: why it failed.
+        result: its ``result.json``.
     """
 
     root: Path
@@ -45,7 +47,10 @@ def read_jobs(sweep: Path) -> list[Job]:
     """
     said = sorted(sweep.glob("*/.hydra/overrides.yaml"))
     if not said:
-        raise SimudyError(f"no jobs in {sweep}: give the directory of a sweep, as in simudy-sweep runs/faces/sweep")
+        raise SimudyError(
+            f"no jobs in {sweep}: give the directory of a sweep, as in simudy-sweep "
+            "runs/faces/sweep"
+        )
     return [_job(path.parents[1]) for path in said]
 
 
@@ -65,11 +70,24 @@ def table(jobs: list[Job], keys: list[str]) -> str:
     """The jobs as CSV: a row each, with what was swept, the scores, the floor and the cost."""
     text, figures = io.StringIO(), [*SCORES, *COSTS]
     writer = csv.writer(text, lineterminator="\n")
-    swept = [f"swept {key}" if key in figures else key for key in keys]  # `distance` is a setting and a figure
+    swept = [
+        f"swept {key}" if key in figures else key for key in keys
+    ]  # `distance` is a setting and a figure
     writer.writerow(["job", *swept, "status", *figures, "floor_heldout"])
     for job in jobs:
-        said, found = [job.settings.get(key) for key in keys], [job.result.get(name) for name in figures]
-        writer.writerow([job.root.name, *said, job.status, *found, (job.result.get("floor") or {}).get("heldout")])
+        said, found = (
+            [job.settings.get(key) for key in keys],
+            [job.result.get(name) for name in figures],
+        )
+        writer.writerow(
+            [
+                job.root.name,
+                *said,
+                job.status,
+                *found,
+                (job.result.get("floor") or {}).get("heldout"),
+            ]
+        )
     return text.getvalue()
 
 
@@ -85,13 +103,17 @@ def _job(root: Path) -> Job:
 
 
 def _grid(multirun: Path) -> Iterator[dict[str, str]]:
-    """All combinations that a launch asked for; none where another sweeper than Hydra's own chose them."""
+    """All combinations that a launch asked for; none where another sweeper than Hydra's own chose
+    them.
+    """
     cfg = OmegaConf.load(multirun) if multirun.exists() else OmegaConf.create()
     if not str(OmegaConf.select(cfg, "hydra.sweeper._target_")).endswith("BasicSweeper"):
         return
     params = OmegaConf.select(cfg, "hydra.sweeper.params") or {}
     words = [f"{key}={value}" for key, value in params.items()] + list(cfg.hydra.overrides.task)
-    (combinations,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    (combinations,) = BasicSweeper.split_arguments(
+        OverridesParser.create().parse_overrides(words), None
+    )
     for combination in combinations:
         yield _assignments(combination)
 

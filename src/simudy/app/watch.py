@@ -1,4 +1,6 @@
-"""What stands beside the search while it runs: progress, snapshots, checkpoints and a way to stop it."""
+"""What stands beside the search while it runs: progress, snapshots, checkpoints and a way to stop
+it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Watch:
     """Called after every step, those that refine included.
 
     Attributes:
-        snapshots: images by iteration, dense at first and sparser later, for the curve and the filmstrip.
+        snapshots: images by iteration, dense at first and sparser later, for the curve and the
+            filmstrip.
     """
 
     def __init__(self, path: Path, intervals: DictConfig, iterations: int) -> None:
@@ -59,12 +62,16 @@ class Watch:
     def save(self) -> None:
         """Write the checkpoint, if a step was taken."""
         if self.search is not None:
-            checkpoint.save(self.path, {"search": self.search.state_dict(), "snapshots": self.snapshots})
+            checkpoint.save(
+                self.path, {"search": self.search.state_dict(), "snapshots": self.snapshots}
+            )
             self.saved = time.monotonic()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the search after the step it is in; a second one ends it at once."""
+        """Ctrl-C and SIGTERM end the search after the step it is in; a second one ends it at
+        once.
+        """
         try:
             with signals_to(self._ask_to_stop):
                 yield
@@ -78,26 +85,50 @@ class Watch:
         self.stop_asked = True
 
     def _report(self, search: Search, now: float) -> None:
-        last = search.history[-1] if search.history else {"objective": float("nan"), "distance": float("nan")}
+        last = (
+            search.history[-1]
+            if search.history
+            else {"objective": float("nan"), "distance": float("nan")}
+        )
         distance = search.best["distance"] if search.refined else last["distance"]
         if sys.stderr.isatty():
             if self.bar is None:
-                self.bar = tqdm(total=self.iterations, initial=search.iteration - 1, unit="step", leave=False)
+                self.bar = tqdm(
+                    total=self.iterations, initial=search.iteration - 1, unit="step", leave=False
+                )
             self.bar.set_postfix(distance=f"{distance:.2e}", refresh=search.refined > 0)
             self.bar.update(0 if search.refined else 1)
         elif now - self.logged >= self.intervals.log:
             if search.refined:
-                log.info("refining, step %d of up to %d: distance %.3e", search.refined, search.outer.refine, distance)
+                log.info(
+                    "refining, step %d of up to %d: distance %.3e",
+                    search.refined,
+                    search.outer.refine,
+                    distance,
+                )
             else:
                 left = search.seconds / search.iteration * (self.iterations - search.iteration)
                 words = "iteration %d of %d: objective %.3e, distance %.3e, %s left"
-                log.info(words, search.iteration, self.iterations, last["objective"], distance, _clock(left))
+                log.info(
+                    words,
+                    search.iteration,
+                    self.iterations,
+                    last["objective"],
+                    distance,
+                    _clock(left),
+                )
             self.logged = now
 
 
 def moments(iterations: int, count: int) -> list[int]:
-    """``count`` iterations from the first to the last, spaced ever wider: images change most at first."""
-    return sorted({max(1, round(iterations * (i / max(count - 1, 1)) ** 2)) for i in range(count)}) if count > 0 else []
+    """``count`` iterations from the first to the last, spaced ever wider: images change most at
+    first.
+    """
+    return (
+        sorted({max(1, round(iterations * (i / max(count - 1, 1)) ** 2)) for i in range(count)})
+        if count > 0
+        else []
+    )
 
 
 def _clock(seconds: float) -> str:

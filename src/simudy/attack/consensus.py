@@ -1,7 +1,9 @@
-"""Several reconstructions of the same images made one: what each got wrong in its own way, the others vote down.
+"""Several reconstructions of the same images made one: what each got wrong in its own way, the
+others vote down.
 
-A search ends at one of many jagged minima near the truth, and from other dummies at another: their errors are largely
-independent. Yin et al., See through Gradients (GradInversion), CVPR 2021, pull searches from several seeds together.
+A search ends at one of many jagged minima near the truth, and from other dummies at another: their
+errors are largely independent. Yin et al., See through Gradients (GradInversion), CVPR 2021, pull
+searches from several seeds together.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ _CLASS = 10.0  # how much farther apart than unrelated images, at 1, are dummies
 
 
 def consensus(images: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The median of reconstructions, each matched to it dummy by dummy, and the labels that most of them have.
+    """The median of reconstructions, each matched to it dummy by dummy, and the labels that most of
+    them have.
 
-    Matching (Hungarian) is by class and by the angle between images, which no dummy gone astray outweighs: to the first
-    reconstruction, then to the median of those matched, until that settles. The order is the first one's. Two are
-    averaged; one is returned as it is.
+    Matching (Hungarian) is by class and by the angle between images, which no dummy gone astray
+    outweighs: to the first reconstruction, then to the median of those matched, until that settles.
+    The order is the first one's. Two are averaged; one is returned as it is.
 
     Args:
         images: normalised ``(n, c, h, w)`` each.
@@ -33,16 +36,29 @@ def consensus(images: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tenso
     Raises:
         SimudyError: none are given, or they are not of the same number and shape.
     """
-    if len({(i.shape, y.shape, y.is_floating_point()) for i, y in zip(images, labels, strict=True)}) != 1:
-        raise SimudyError("a consensus takes reconstructions of one number of images, one shape and one kind of labels")
+    if (
+        len(
+            {(i.shape, y.shape, y.is_floating_point()) for i, y in zip(images, labels, strict=True)}
+        )
+        != 1
+    ):
+        raise SimudyError(
+            "a consensus takes reconstructions of one number of images, one shape and one kind of "
+            "labels"
+        )
     classes = 1 + max(int(y.max()) for y in labels)
     likely = [y if y.is_floating_point() else F.one_hot(y, classes).to(images[0]) for y in labels]
     middle, agreed, orders = images[0], likely[0], None
     for _ in range(_ROUNDS):
-        before, orders = orders, [_matched(middle, agreed, i, y) for i, y in zip(images, likely, strict=True)]
+        before, orders = (
+            orders,
+            [_matched(middle, agreed, i, y) for i, y in zip(images, likely, strict=True)],
+        )
         if before is not None and all(map(torch.equal, orders, before)):
             break
-        middle = torch.stack([i[o] for i, o in zip(images, orders, strict=True)]).quantile(0.5, dim=0)
+        middle = torch.stack([i[o] for i, o in zip(images, orders, strict=True)]).quantile(
+            0.5, dim=0
+        )
         agreed = torch.stack([y[o] for y, o in zip(likely, orders, strict=True)]).mean(0)
     return middle, agreed if labels[0].is_floating_point() else agreed.argmax(1)
 

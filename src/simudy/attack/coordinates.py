@@ -1,8 +1,9 @@
-"""What numbers an image is sought in: its pixels, its frequencies, or its coefficients in the first layer's span.
+"""What numbers an image is sought in: its pixels, its frequencies, or its coefficients in the first
+layer's span.
 
-The image is the same; the outer optimizer's steps are not. Each kind says what shape its leaf has, which images the
-leaf stands for and what the simulated run trains on. All leaves have entries of about the size of a normalised pixel,
-so the same noise and step sizes serve.
+The image is the same; the outer optimizer's steps are not. Each kind says what shape its leaf has,
+which images the leaf stands for and what the simulated run trains on. All leaves have entries of
+about the size of a normalised pixel, so the same noise and step sizes serve.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from simudy.attack.span import Span
 from simudy.errors import SimudyError
 
 IMAGES = ("pixels", "frequencies", "span")
-_OPPONENT = [[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]  # grey, red–blue, green–purple: orthogonal
+_OPPONENT = [
+    [1.0, 1.0, 1.0],
+    [1.0, 0.0, -1.0],
+    [1.0, -2.0, 1.0],
+]  # grey, red–blue, green–purple: orthogonal
 _OPPONENT_STD = [1.0, 0.35, 0.15]  # roughly what natural images have along them
 
 
@@ -65,15 +70,18 @@ class Pixels(Coordinates):
 
 @dataclass(frozen=True)
 class Frequencies(Coordinates):
-    """Cosine-transform coefficients ``(c, h, w)`` by (1 + f)^−decay, and colours along opponent axes.
+    """Cosine-transform coefficients ``(c, h, w)`` by (1 + f)^−decay, and colours along opponent
+    axes.
 
-    Unit noise in the leaf is an image of unit variance with the spectrum of natural ones, and an optimizer that moves
-    every entry alike, as Adam does, settles the coarse before the fine. Field, Relations between the statistics
-    of natural images and the response properties of cortical cells, JOSA A 1987 (amplitudes fall as 1/f); Olah et al.,
-    Feature Visualization, Distill 2017 (the same change of variables).
+    Unit noise in the leaf is an image of unit variance with the spectrum of natural ones, and an
+    optimizer that moves every entry alike, as Adam does, settles the coarse before the fine. Field,
+    Relations between the statistics of natural images and the response properties of cortical
+    cells, JOSA A 1987 (amplitudes fall as 1/f); Olah et al., Feature Visualization, Distill 2017
+    (the same change of variables).
 
     Args:
-        shape: ``(c, h, w)``. decay: 0 treats all frequencies alike; f counts half-waves across the image.
+        shape: ``(c, h, w)``.
+        decay: 0 treats all frequencies alike; f counts half-waves across the image.
     """
 
     shape: tuple[int, ...]
@@ -89,14 +97,16 @@ class Frequencies(Coordinates):
 
 
 def _mixed(matrix: Tensor, planes: Tensor) -> Tensor:
-    # By a product rather than einsum, whose result has its channels innermost: on a CPU the derivatives of torch's
-    # convolutions then write out of bounds where channels are few.
+    # By a product rather than einsum, whose result has its channels innermost: on a CPU the
+    # derivatives of torch's convolutions then write out of bounds where channels are few.
     return (matrix @ planes.flatten(2)).unflatten(2, planes.shape[2:])
 
 
 @lru_cache(maxsize=8)  # once: a copy to a GPU in every outer step would make the step wait for it
 def _maps(frequencies: Frequencies, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Orthonormal maps to frequencies ``(h, h)``, ``(w, w)`` and to opponent colours ``(c, c)``, and the scale."""
+    """Orthonormal maps to frequencies ``(h, h)``, ``(w, w)`` and to opponent colours ``(c, c)``,
+    and the scale.
+    """
     c, h, w = frequencies.shape
     opponent = torch.tensor(_OPPONENT, dtype=torch.float64)
     colours = opponent / opponent.norm(dim=1, keepdim=True) if c == 3 else torch.eye(c)
@@ -161,7 +171,10 @@ def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> C
 
 def _cosines(size: int) -> Tensor:
     """The orthonormal cosine transform (DCT-II) ``(size, size)``: row f has f half-waves."""
-    f, place = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64) + 0.5
+    f, place = (
+        torch.arange(size, dtype=torch.float64)[:, None],
+        torch.arange(size, dtype=torch.float64) + 0.5,
+    )
     waves = torch.cos(math.pi * f * place / size) * math.sqrt(2 / size)
     waves[0] /= math.sqrt(2)
     return waves

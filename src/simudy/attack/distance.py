@@ -1,4 +1,6 @@
-"""How far a simulated displacement is from the real one. All are zero where they agree; inputs are dicts of tensors."""
+"""How far a simulated displacement is from the real one. All are zero where they agree; inputs are
+dicts of tensors.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from simudy.errors import SimudyError
 
 
 def cosine(simulated: Params, real: Params) -> Tensor:
-    """1 − cos of the angle between the flattened displacements: in [0, 2], blind to length (SimuDy, eq. of d).
+    """1 − cos of the angle between the flattened displacements: in [0, 2], blind to length (SimuDy,
+    eq. of d).
 
     A displacement of zero has no direction; its distance is 1, as at a right angle.
     """
@@ -27,12 +30,17 @@ def euclidean(simulated: Params, real: Params) -> Tensor:
 
 def layerwise(simulated: Params, real: Params) -> Tensor:
     """Mean over tensors of 1 − cos: every layer counts alike, however little it moved."""
-    each = [cosine({name: simulated[name]}, {name: real[name]}) for name in real if bool((real[name] != 0).any())]
+    each = [
+        cosine({name: simulated[name]}, {name: real[name]})
+        for name in real
+        if bool((real[name] != 0).any())
+    ]
     return torch.stack(each).mean()
 
 
 def position(simulated: Params, real: Params) -> Tensor:
-    """1 − cos of the position embedding alone, the parameter called ``position``: where an image's patches belong.
+    """1 − cos of the position embedding alone, the parameter called ``position``: where an image's
+    patches belong.
 
     Raises:
         SimudyError: the model has no such parameter.

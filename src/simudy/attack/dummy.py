@@ -10,7 +10,7 @@ from torch import Tensor
 from simudy.attack.coordinates import Coordinates, Pixels
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.optim import Rule
-from simudy.dynamics.optim.schedule import scaled
+from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
 
@@ -24,7 +24,8 @@ class Dummy:
     Attributes:
         inputs: the images' leaf ``(n, …)``, in whatever the coordinates make of it.
         labels: class indices ``(n,)``, or logits ``(n, classes)`` of soft labels when learned.
-        logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay positive).
+        logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay
+            positive).
         coordinates: which images the leaf stands for.
     """
 
@@ -43,7 +44,9 @@ class Dummy:
         return self.coordinates.images(self.inputs)
 
     def network_inputs(self) -> Tensor:
-        """What the run trains on: the images, or their coefficients ``(n, r)`` in the span's basis."""
+        """What the run trains on: the images, or their coefficients ``(n, r)`` in the span's
+        basis.
+        """
         return self.coordinates.inputs(self.inputs)
 
     def targets(self) -> Tensor:
@@ -58,7 +61,7 @@ class Dummy:
         """One rule per step, with the learned hyper-parameters in place."""
         rules = recipe.rules(len(self.inputs))
         factors = {name: log.exp() for name, log in self.logs.items()}
-        return [scaled(rule, 1, **factors)[0] for rule in rules] if factors else rules
+        return [scale_hyperparameters(rule, **factors) for rule in rules] if factors else rules
 
 
 def new_dummy(
@@ -72,20 +75,23 @@ def new_dummy(
     learn: tuple[str, ...] = (),
     generator: torch.Generator,
 ) -> Dummy:
-    """Fresh dummies: Gaussian noise for images (0.5·randn, as the released code), labels and hyper-parameters as asked.
+    """Fresh dummies: Gaussian noise for images (0.5·randn, as the released code), labels and
+    hyper-parameters as asked.
 
     Args:
         coordinates: what the images are sought in. Default: pixels.
-        labels: ``"balanced"`` (equal count per class, overall and in each batch, at random, fixed), ``"learned"`` (soft
-            labels, from near uniform), or the labels themselves: class indices ``(n,)``, fixed, or probabilities
-            ``(n, classes)`` to go on learning from.
+        labels: ``"balanced"`` (equal count per class, overall and in each batch, at random, fixed),
+            ``"learned"`` (soft labels, from near uniform), or the labels themselves: class indices
+            ``(n,)``, fixed, or probabilities ``(n, classes)`` to go on learning from.
         n: how many. Default: what the evidence says, or the coordinates tell.
         noise: standard deviation of the initial leaf.
-        start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: public ones, or what a search found.
+        start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: public ones, or what
+            a search found.
         learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
 
     Raises:
-        SimudyError: the number of images is unknown, labels or ``start`` do not fit it, or a mode has another name.
+        SimudyError: the number of images is unknown, labels or ``start`` do not fit it, or a mode
+            has another name.
     """
     space: Coordinates = coordinates or Pixels(evidence.shape)
     n, weight = n or known_count(evidence, space), next(iter(evidence.initial.values()))
@@ -95,7 +101,12 @@ def new_dummy(
     return Dummy(
         inputs=inputs.requires_grad_(),
         labels=_new_labels(
-            labels, n, evidence.classes, batch=evidence.recipe.batch_size or n, generator=generator, like=weight
+            labels,
+            n,
+            evidence.classes,
+            batch=evidence.recipe.batch_size or n,
+            generator=generator,
+            like=weight,
         ),
         logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
         coordinates=space,
@@ -116,24 +127,34 @@ def known_count(evidence: Evidence, coordinates: Coordinates) -> int:
 def _first(start: Tensor, n: int, shape: tuple[int, ...]) -> Tensor:
     if len(start) < n or start.shape[1:] != shape:
         raise SimudyError(
-            f"{len(start)} images of {tuple(start.shape[1:])} to start {n} dummies of {shape}: give {n} or more"
+            f"{len(start)} images of {tuple(start.shape[1:])} to start {n} dummies of {shape}: "
+            f"give {n} or more"
         )
     return start[:n]
 
 
 def _new_labels(
-    labels: str | Tensor, n: int, classes: int, *, batch: int, generator: torch.Generator, like: Tensor
+    labels: str | Tensor,
+    n: int,
+    classes: int,
+    *,
+    batch: int,
+    generator: torch.Generator,
+    like: Tensor,
 ) -> Tensor:
     if isinstance(labels, Tensor) and labels.shape == (n, classes):
         return labels.to(like).clamp(min=torch.finfo(like.dtype).eps).log().requires_grad_()
     if isinstance(labels, Tensor):
         if labels.shape != (n,) or int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise SimudyError(
-                f"{len(labels)} labels given for {n} images of {classes} classes: give one class index each"
+                f"{len(labels)} labels given for {n} images of {classes} classes: give one class "
+                "index each"
             )
         return labels.to(like.device)
     if labels == "balanced":
-        rows = torch.arange(n).split(batch)  # equal count per class in each batch too, as far as it divides
+        rows = torch.arange(n).split(
+            batch
+        )  # equal count per class in each batch too, as far as it divides
         order = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rows])
         return (order % classes).to(like.device)
     if labels == "learned":

@@ -1,4 +1,6 @@
-"""What an attacker holds. Nothing here, or anywhere in ``attack``, may know the true images or labels."""
+"""What an attacker holds. Nothing here, or anywhere in ``attack``, may know the true images or
+labels.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,18 @@ class Evidence:
 
     Args:
         model: the architecture with its buffers, in the mode (train or eval) it was trained in.
-        initial: parameters θ0 before training. final: parameters θf after it.
+        initial: parameters θ0 before training.
+        final: parameters θf after it.
         recipe: how the run went, known or guessed.
         shape: ``(c, h, w)`` of one image.
         classes: number of classes.
         n: number of training images, or None if unknown.
-        mean, std: per-channel normalisation of the images, in pixel units; the attack works on normalised images.
+        mean, std: per-channel normalisation of the images, in pixel units; the attack works on
+            normalised images.
 
     Raises:
-        SimudyError: the weights do not fit the model or each other, hold NaN or infinity, or did not move.
+        SimudyError: the weights do not fit the model or each other, hold NaN or infinity, or did
+            not move.
     """
 
     model: StatelessModel
@@ -57,7 +62,8 @@ class Evidence:
         _require_finite("final", self.final)
         if all(torch.equal(self.initial[k], self.final[k]) for k in self.initial):
             raise SimudyError(
-                "initial and final weights are the same: nothing was learned, so give two different files"
+                "initial and final weights are the same: nothing was learned, so give two "
+                "different files"
             )
 
     @property
@@ -67,21 +73,33 @@ class Evidence:
 
     def to(self, device: str | torch.device) -> Evidence:
         """The same evidence on another device."""
-        move = {k: {n: t.to(device) for n, t in getattr(self, k).items()} for k in ("initial", "final")}
+        move = {
+            k: {n: t.to(device) for n, t in getattr(self, k).items()} for k in ("initial", "final")
+        }
         return dataclasses.replace(self, model=self.model.to(device), **move)
 
     def save(self, folder: str | Path) -> None:
         """Write ``initial``, ``final`` and ``buffers`` (safetensors) and ``evidence.json``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, weights in (("initial", self.initial), ("final", self.final), ("buffers", self.model.buffers)):
-            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / f"{name}.safetensors")
+        for name, weights in (
+            ("initial", self.initial),
+            ("final", self.final),
+            ("buffers", self.model.buffers),
+        ):
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in weights.items()},
+                folder / f"{name}.safetensors",
+            )
         facts = {k: getattr(self, k) for k in ("shape", "classes", "n", "mean", "std", "notes")}
-        (folder / "evidence.json").write_text(json.dumps({**facts, "recipe": to_plain(self.recipe)}, indent=2) + "\n")
+        (folder / "evidence.json").write_text(
+            json.dumps({**facts, "recipe": to_plain(self.recipe)}, indent=2) + "\n"
+        )
 
     @classmethod
     def load(cls, folder: str | Path, module: nn.Module) -> Evidence:
-        """Read what ``save`` wrote; ``module`` is the architecture, whose own weights do not matter.
+        """Read what ``save`` wrote; ``module`` is the architecture, whose own weights do not
+        matter.
 
         Raises:
             SimudyError: a file is missing or damaged, or does not fit the module.
@@ -91,13 +109,17 @@ class Evidence:
         facts = json.loads(_read(folder / "evidence.json"))
         facts |= {k: tuple(facts[k]) for k in ("shape", "mean", "std")}
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
-        return cls(StatelessModel(module), recipe=from_plain(facts.pop("recipe")), **weights, **facts)
+        return cls(
+            StatelessModel(module), recipe=from_plain(facts.pop("recipe")), **weights, **facts
+        )
 
 
 def load_weights(path: str | Path) -> Params:
-    """Tensors by name from a ``.safetensors`` file, or a ``.pt``/``.pth`` file read with ``weights_only=True``.
+    """Tensors by name from a ``.safetensors`` file, or a ``.pt``/``.pth`` file read with
+    ``weights_only=True``.
 
-    A training checkpoint that holds the weights under ``state_dict``, ``model_state_dict`` or ``model`` is opened too.
+    A training checkpoint that holds the weights under ``state_dict``, ``model_state_dict`` or
+    ``model`` is opened too.
 
     Raises:
         SimudyError: no such file, or not a file of weights.
@@ -112,25 +134,38 @@ def load_weights(path: str | Path) -> Params:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
-        raise SimudyError(f"cannot read weights from {path} ({_first_line(error)}): save a state_dict again") from error
+        raise SimudyError(
+            f"cannot read weights from {path} ({_first_line(error)}): save a state_dict again"
+        ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise SimudyError(f"{path} holds no dict of tensors: save it with torch.save(model.state_dict(), path)")
+    if not isinstance(loaded, dict) or not all(
+        isinstance(v, torch.Tensor) for v in loaded.values()
+    ):
+        raise SimudyError(
+            f"{path} holds no dict of tensors: save it with torch.save(model.state_dict(), path)"
+        )
     return loaded
 
 
-def evidence_from_weights(module: nn.Module, initial: Params, final: Params, **facts: Any) -> Evidence:
-    """Evidence from two state dicts of ``module``: parameters from both, buffers (BatchNorm statistics) from the first.
+def evidence_from_weights(
+    module: nn.Module, initial: Params, final: Params, **facts: Any
+) -> Evidence:
+    """Evidence from two state dicts of ``module``: parameters from both, buffers (BatchNorm
+    statistics) from the first.
 
     Args:
         facts: ``recipe``, ``shape``, ``classes`` and what else ``Evidence`` takes.
     """
     names: Params = dict(module.named_parameters())
-    _require_same_names_and_shapes("the initial weights", {k: v for k, v in initial.items() if k in names}, names)
+    _require_same_names_and_shapes(
+        "the initial weights", {k: v for k, v in initial.items() if k in names}, names
+    )
     module.load_state_dict({k: v for k, v in initial.items() if k not in names}, strict=False)
-    start, end = ({k: v.to(names[k].dtype) for k, v in w.items() if k in names} for w in (initial, final))
+    start, end = (
+        {k: v.to(names[k].dtype) for k, v in w.items() if k in names} for w in (initial, final)
+    )
     return Evidence(StatelessModel(module), start, end, **facts)
 
 
@@ -140,28 +175,35 @@ def _first_line(error: BaseException) -> str:
 
 def _read(path: Path) -> str:
     if not path.exists():
-        raise SimudyError(f"no {path.name} in {path.parent}: give a folder that `simudy task=victim` wrote")
+        raise SimudyError(
+            f"no {path.name} in {path.parent}: give a folder that `simudy task=victim` wrote"
+        )
     return path.read_text()
 
 
 def _require_same_names_and_shapes(what: str, weights: Params, expected: Params) -> None:
     if missing := sorted(expected.keys() - weights.keys()):
         raise SimudyError(
-            f"{what} lack {missing[0]!r} ({len(missing)} missing in all): they are of another model than `model`"
+            f"{what} lack {missing[0]!r} ({len(missing)} missing in all): they are of another "
+            "model than `model`"
         )
     if surplus := sorted(weights.keys() - expected.keys()):
         raise SimudyError(
-            f"{what} hold {surplus[0]!r}, which the model has not: they are of another model than `model`"
+            f"{what} hold {surplus[0]!r}, which the model has not: they are of another model than "
+            "`model`"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, the model's {tuple(expected[name].shape)}"
-            raise SimudyError(f"{what}: {name!r} has shape {shapes}: set the model's sizes to the file's")
+            raise SimudyError(
+                f"{what}: {name!r} has shape {shapes}: set the model's sizes to the file's"
+            )
 
 
 def _require_finite(which: str, weights: Params) -> None:
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise SimudyError(
-                f"the {which} weights hold NaN or infinity in {name!r}: training diverged, use a lower lr"
+                f"the {which} weights hold NaN or infinity in {name!r}: training diverged, use a "
+                "lower lr"
             )

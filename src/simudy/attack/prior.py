@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 
-def prior(images: Callable[[], Tensor], pixels: tuple[Tensor, Tensor], *, tv: float, box: float) -> Tensor | float:
-    """tv·TV(x̂) + box·outside(x̂); where neither counts the images are not asked for. ``pixels``: see ``pixel_range``."""
+def prior(
+    images: Callable[[], Tensor], pixels: tuple[Tensor, Tensor], *, tv: float, box: float
+) -> Tensor | float:
+    """tv·TV(x̂) + box·outside(x̂); where neither counts the images are not asked for. ``pixels``:
+    see ``pixel_range``.
+    """
     if not (tv or box):
         return 0.0
     x = images()
@@ -17,18 +21,24 @@ def prior(images: Callable[[], Tensor], pixels: tuple[Tensor, Tensor], *, tv: fl
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Anisotropic total variation: mean |difference| down plus mean |difference| across, over all images."""
+    """Anisotropic total variation: mean |difference| down plus mean |difference| across, over all
+    images.
+    """
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
     across = (images[..., 1:] - images[..., :-1]).abs().mean()
     return down + across
 
 
 def outside_box(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Mean squared distance to the pixel range; ``low`` and ``high`` are black and white in normalised units."""
+    """Mean squared distance to the pixel range; ``low`` and ``high`` are black and white in
+    normalised units.
+    """
     return (images - torch.minimum(torch.maximum(images, low), high)).square().mean()
 
 
-def pixel_range(mean: tuple[float, ...], std: tuple[float, ...], *, like: Tensor) -> tuple[Tensor, Tensor]:
+def pixel_range(
+    mean: tuple[float, ...], std: tuple[float, ...], *, like: Tensor
+) -> tuple[Tensor, Tensor]:
     """Black and white in normalised units, ``(c, 1, 1)`` each."""
     m, s = (like.new_tensor(v)[:, None, None] for v in (mean, std))
     return -m / s, (1 - m) / s

@@ -20,7 +20,11 @@ from simudy.dynamics import tree
 from simudy.errors import SimudyError
 
 PATIENCE = 10  # refused steps in a row before the search is called diverged
-_DAMPING, _BOLDER, _SHORTER = 0.03, 0.3, 10.0  # of refining steps: at first; times, after one that helped, or did not
+_DAMPING, _BOLDER, _SHORTER = (
+    0.03,
+    0.3,
+    10.0,
+)  # of refining steps: at first; times, after one that helped, or did not
 
 
 @dataclass
@@ -28,16 +32,18 @@ class Outer:
     """How the dummies are moved.
 
     Args:
-        lr: step size. iterations: outer steps.
+        lr: step size.
+        iterations: outer steps.
         optimizer: ``(parameter groups, lr=…) -> torch optimizer``; closures (L-BFGS) are served.
         schedule: ``(optimizer) -> torch scheduler``. Default: one cosine decay over the iterations.
         tolerance: stop as converged when the distance is at or below it.
-        lrs: step sizes of single variables by name (``images``, ``labels``, ``log_lr``) that differ from ``lr``.
-        average: decay of a running mean of the variables, 0 for none. A network with kinks leaves the iterates
-            jittering about the solution; where the mean ends with a lower objective than the best iterate, it is the
-            result.
-        refine: at most this many steps at the end that need no derivative, where the method has such (``simudy`` in the
-            span: see ``FirstLayer``), each kept if it lowers the objective.
+        lrs: step sizes of single variables by name (``images``, ``labels``, ``log_lr``) that differ
+            from ``lr``.
+        average: decay of a running mean of the variables, 0 for none. A network with kinks leaves
+            the iterates jittering about the solution; where the mean ends with a lower objective
+            than the best iterate, it is the result.
+        refine: at most this many steps at the end that need no derivative, where the method has
+            such (``simudy`` in the span: see ``FirstLayer``), each kept if it lowers the objective.
     """
 
     lr: float = 0.1
@@ -55,10 +61,13 @@ class Reconstruction:
     """What an attack returns: the best iterate, by objective.
 
     Attributes:
-        images: normalised ``(m, c, h, w)``. labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
+        images: normalised ``(m, c, h, w)``.
+        labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
         status: ``converged``, ``finished``, ``diverged`` or ``interrupted``.
-        objective, distance: at the best iterate. learned: factors on learned hyper-parameters, by name.
-        iterations: outer steps taken. seconds: spent in them.
+        objective, distance: at the best iterate.
+        learned: factors on learned hyper-parameters, by name.
+        iterations: outer steps taken.
+        seconds: spent in them.
         history: one row per outer step: iteration, objective, distance, seconds.
     """
 
@@ -74,42 +83,55 @@ class Reconstruction:
 
 
 class Search:
-    """An outer loop in progress. ``state_dict`` and ``load_state_dict`` make it resumable, bit for bit on CPU.
+    """An outer loop in progress. ``state_dict`` and ``load_state_dict`` make it resumable, bit for
+    bit on CPU.
 
-    Nothing in a step waits for the device: what was measured stays there until ``read`` fetches it, every step on CPU
-    and every tenth elsewhere.
+    Nothing in a step waits for the device: what was measured stays there until ``read`` fetches it,
+    every step on CPU and every tenth elsewhere.
     """
 
     def __init__(self, problem: Problem, outer: Outer) -> None:
         self.problem, self.outer = problem, outer
         self.leaves = problem.variables()
         self.optimizer = outer.optimizer(_groups(self.leaves, outer.lrs), lr=outer.lr)
-        self.scheduler = (outer.schedule or partial(CosineAnnealingLR, T_max=outer.iterations))(self.optimizer)
+        self.scheduler = (outer.schedule or partial(CosineAnnealingLR, T_max=outer.iterations))(
+            self.optimizer
+        )
         self.iteration, self.refined, self.refused, self.seconds = 0, 0, 0, 0.0
         self.damping = _DAMPING
         self.history: list[dict[str, float]] = []
         device = next(iter(self.leaves.values())).device
-        self.best = {**tree.map(torch.clone, tree.detach(self.leaves)), **_scores(float("inf"), device)}
+        self.best = {
+            **tree.map(torch.clone, tree.detach(self.leaves)),
+            **_scores(float("inf"), device),
+        }
         self.mean = tree.map(torch.clone, tree.detach(self.leaves))
         self._unread: list[Tensor] = []
         self._read_every = 1 if device.type == "cpu" else 10
 
     def step(self) -> None:
-        """One outer step. Where the objective or a gradient is not finite, the variables stay as they are."""
+        """One outer step. Where the objective or a gradient is not finite, the variables stay as
+        they are.
+        """
         start, before = time.perf_counter(), tree.map(torch.clone, tree.detach(self.leaves))
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self.optimizer.step(partial(self._closure, seen))  # type: ignore[arg-type]
         self.scheduler.step()
         objective, distance, finite = seen[0]
         if self._stage(self.iteration + 1) != self._stage(self.iteration):
-            self.best |= _scores(float("inf"), objective.device)  # what was best by another measure is not any more
+            self.best |= _scores(
+                float("inf"), objective.device
+            )  # what was best by another measure is not any more
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 leaf.copy_(torch.where(finite, leaf, before[name]))
             better = finite & (objective < self.best["objective"])
             now = {**before, "objective": objective, "distance": distance}
             self.best = {k: torch.where(better, now[k], old) for k, old in self.best.items()}
-            self.mean = {k: torch.lerp(leaf, self.mean[k], self.outer.average) for k, leaf in self.leaves.items()}
+            self.mean = {
+                k: torch.lerp(leaf, self.mean[k], self.outer.average)
+                for k, leaf in self.leaves.items()
+            }
         self.iteration += 1
         self._unread.append(torch.stack([objective, distance, finite.to(objective)]))
         if self.iteration % self._read_every == 0 or self.iteration == self.outer.iterations:
@@ -139,14 +161,18 @@ class Search:
     def result(self, status: str) -> Reconstruction:
         """The best so far; before the first finite step, the initial dummies."""
         with self._standing_at(self.best):  # copies, for in pixels the images are the variables
-            images, labels = (t.detach().clone() for t in (self.problem.images(), self.problem.labels()))
+            images, labels = (
+                t.detach().clone() for t in (self.problem.images(), self.problem.labels())
+            )
         learned = {k[4:]: self.best[k].exp().item() for k in self.leaves if k.startswith("log_")}
         scores = {k: self.best[k].item() for k in ("objective", "distance")}
         return Reconstruction(images, labels, status, **scores, learned=learned, iterations=self.iteration,
                               seconds=self.seconds, history=self.history)  # fmt: skip
 
     def refine(self) -> Iterator[None]:
-        """Steps from the best that need no derivative, by Levenberg and Marquardt's rule for their length."""
+        """Steps from the best that need no derivative, by Levenberg and Marquardt's rule for their
+        length.
+        """
         while self.refined < self.outer.refine and self.damping <= 1:
             start = time.perf_counter()
             with self._standing_at(self.best):
@@ -161,7 +187,11 @@ class Search:
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on: tensors, numbers and strings."""
         torch_state = {k: getattr(self, k).state_dict() for k in ("optimizer", "scheduler")}
-        return {**torch_state, "variables": tree.detach(self.leaves), **{k: getattr(self, k) for k in _CARRIED}}
+        return {
+            **torch_state,
+            "variables": tree.detach(self.leaves),
+            **{k: getattr(self, k) for k in _CARRIED},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
@@ -203,10 +233,17 @@ class Search:
     def _read(self) -> None:
         """Fetch what was measured since the last time."""
         rows = torch.stack(self._unread).tolist()
-        for i, (objective, distance, finite) in enumerate(rows, start=self.iteration - len(rows) + 1):
+        for i, (objective, distance, finite) in enumerate(
+            rows, start=self.iteration - len(rows) + 1
+        ):
             self.refused = 0 if finite else self.refused + 1
             self.history.append(
-                {"iteration": i, "objective": objective, "distance": distance, "seconds": round(self.seconds, 3)}
+                {
+                    "iteration": i,
+                    "objective": objective,
+                    "distance": distance,
+                    "seconds": round(self.seconds, 3),
+                }
             )
         self._unread = []
 
@@ -225,7 +262,17 @@ class Search:
                 leaf.copy_(values[name])
 
 
-_CARRIED = ("iteration", "refined", "damping", "refused", "seconds", "history", "best", "mean", "_unread")
+_CARRIED = (
+    "iteration",
+    "refined",
+    "damping",
+    "refused",
+    "seconds",
+    "history",
+    "best",
+    "mean",
+    "_unread",
+)
 
 
 def reconstruct(
@@ -243,7 +290,8 @@ def reconstruct(
         method: how. Default: ``Simudy()``.
         outer: the outer loop's settings.
         seed: draws the initial dummies and labels.
-        resume: a ``Search.state_dict()`` to go on from; the other arguments must be those it was made with.
+        resume: a ``Search.state_dict()`` to go on from; the other arguments must be those it was
+            made with.
         on_step: called after every step with the search, to report, save or score.
 
     Returns:
@@ -272,10 +320,15 @@ def pursue(search: Search, *, on_step: Callable[[Search], None] | None = None) -
 def _groups(leaves: dict[str, Tensor], lrs: dict[str, float]) -> list[Any]:
     """One parameter group per variable where step sizes differ; L-BFGS wants a plain list."""
     if unknown := lrs.keys() - leaves.keys():
-        raise SimudyError(f"outer.lrs names {sorted(unknown)[0]!r}, but the variables are {', '.join(leaves)}")
+        raise SimudyError(
+            f"outer.lrs names {sorted(unknown)[0]!r}, but the variables are {', '.join(leaves)}"
+        )
     if not lrs:
         return list(leaves.values())
-    return [{"params": [leaf], **({"lr": lrs[name]} if name in lrs else {})} for name, leaf in leaves.items()]
+    return [
+        {"params": [leaf], **({"lr": lrs[name]} if name in lrs else {})}
+        for name, leaf in leaves.items()
+    ]
 
 
 def _scores(value: float, device: torch.device) -> dict[str, Tensor]:

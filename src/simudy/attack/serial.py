@@ -28,7 +28,9 @@ def to_plain(value: Any) -> Any:
         return [to_plain(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise SimudyError(f"cannot write {value!r} to json: use numbers or a list of numbers in its place")
+    raise SimudyError(
+        f"cannot write {value!r} to json: use numbers or a list of numbers in its place"
+    )
 
 
 def from_plain(value: Any) -> Any:
@@ -42,6 +44,8 @@ def from_plain(value: Any) -> Any:
         return fields
     module, _, name = value["_target_"].rpartition(".")
     made = getattr(import_module(module), name, None)
-    if not (isinstance(made, type) and dataclasses.is_dataclass(made)):  # data may name a rule, not run any function
+    if not (
+        isinstance(made, type) and dataclasses.is_dataclass(made)
+    ):  # data may name a rule, not run any function
         raise SimudyError(f"{value['_target_']} is no rule: name a dataclass")
     return made(**fields)

@@ -1,9 +1,10 @@
 """The row space of the first layer's displacement, in which the images must lie.
 
-When the first layer is linear in the flattened image, its gradient on a batch is δᵀx: every row of ΔW1 is a combination
-of the training images. Under a rule whose iterates are combinations of gradients, rank(ΔW1) is therefore the number of
-images, and each image is ``coefficients @ basis``. Expressed in that basis the whole run shrinks: the first layer
-becomes ``W1 Bᵀ (out, r)`` acting on r coefficients, exactly, because gradients never leave the span.
+When the first layer is linear in the flattened image, its gradient on a batch is δᵀx: every row of
+ΔW1 is a combination of the training images. Under a rule whose iterates are combinations of
+gradients, rank(ΔW1) is therefore the number of images, and each image is ``coefficients @ basis``.
+Expressed in that basis the whole run shrinks: the first layer becomes ``W1 Bᵀ (out, r)`` acting on
+r coefficients, exactly, because gradients never leave the span.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
-from simudy.dynamics.compact import leading
+from simudy.dynamics.gradient.compact import leading
 from simudy.dynamics.optim import Rule
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -30,7 +31,8 @@ class Span:
     Attributes:
         layer: name of the first layer's weight.
         basis: orthonormal rows ``(r, d)``, d = c·h·w.
-        singular_values: of the gradient part of ΔW1, descending: the gap after the r-th is the evidence for r.
+        singular_values: of the gradient part of ΔW1, descending: the gap after the r-th is the
+            evidence for r.
     """
 
     layer: str
@@ -51,7 +53,8 @@ class Span:
             rank: its dimension, if known. Default: where the singular values fall off.
 
         Raises:
-            SimudyError: the first layer is not linear in the image, or the rule leaves the span of the gradients.
+            SimudyError: the first layer is not linear in the image, or the rule leaves the span of
+                the gradients.
         """
         layer = first_linear(evidence)
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
@@ -71,11 +74,15 @@ class Span:
         return images.flatten(1) @ self.basis.mT
 
     def reduce(self, evidence: Evidence) -> Evidence:
-        """The same run in the span's coordinates: first layer ``(out, r)``, images as coefficients ``(n, r)``.
+        """The same run in the span's coordinates: first layer ``(out, r)``, images as coefficients
+        ``(n, r)``.
 
         The part of ΔW1 outside the span, which no image can move, is dropped on both sides.
         """
-        reduced = [{**w, self.layer: w[self.layer] @ self.basis.mT} for w in (evidence.initial, evidence.final)]
+        reduced = [
+            {**w, self.layer: w[self.layer] @ self.basis.mT}
+            for w in (evidence.initial, evidence.final)
+        ]
         return _unchecked(evidence, initial=reduced[0], final=reduced[1], shape=(self.rank,))
 
 
@@ -88,7 +95,10 @@ def first_linear(evidence: Evidence) -> str:
     rules: list[Rule] = evidence.recipe.rules(evidence.n or 1)
     if not all(rule.spans_gradients for rule in rules):
         rule = type(rules[0]).__name__
-        raise SimudyError(f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or pixels")
+        raise SimudyError(
+            f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or "
+            "pixels"
+        )
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
     if name is None or evidence.initial[name].dim() != 2 or evidence.initial[name].shape[1] != size:
@@ -97,14 +107,18 @@ def first_linear(evidence: Evidence) -> str:
 
 
 def rank_of(values: Tensor, *, noise: float) -> int:
-    """How many singular values (descending) stand out: the largest ratio between neighbours, above the noise."""
+    """How many singular values (descending) stand out: the largest ratio between neighbours, above
+    the noise.
+    """
     values = values.clamp(min=noise)
     ratios = values[:-1] / values[1:]
     return int(ratios.argmax()) + 1 if len(ratios) else len(values)
 
 
 def _leading(matrix: Tensor, n: int | None, *, noise: float) -> tuple[Tensor, Tensor]:
-    """Singular values, descending, and right singular vectors ``(k, d)``: at least all that stand out of the noise."""
+    """Singular values, descending, and right singular vectors ``(k, d)``: at least all that stand
+    out of the noise.
+    """
     few = 2 * n + 20 if n else min(matrix.shape)
     if few < min(matrix.shape):
         _, values, rows = leading(matrix, few)
@@ -115,7 +129,9 @@ def _leading(matrix: Tensor, n: int | None, *, noise: float) -> tuple[Tensor, Te
 
 
 def _noise(evidence: Evidence, layer: str) -> float:
-    """Round-off in ΔW1: each of the run's steps rounds every entry of W1 to its type's precision."""
+    """Round-off in ΔW1: each of the run's steps rounds every entry of W1 to its type's
+    precision.
+    """
     weight = evidence.initial[layer]
     eps = torch.finfo(weight.dtype).eps
     return float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
@@ -142,14 +158,19 @@ def _require_same_function(span: Span, evidence: Evidence) -> None:
             1e-3,
             1e-4,
         )
-    except (RuntimeError, ValueError, IndexError) as error:  # a layer before it looked at the image's shape
+    except (
+        RuntimeError,
+        ValueError,
+        IndexError,
+    ) as error:  # a layer before it looked at the image's shape
         raise SimudyError(_NOT_LINEAR) from error
     if not same:
         raise SimudyError(_NOT_LINEAR)
 
 
 def _unchecked(evidence: Evidence, **changes: object) -> Evidence:
-    # The reduced first layer does not fit the module's declared size, which functional_call does not mind.
+    # The reduced first layer does not fit the module's declared size, which functional_call does
+    # not mind.
     reduced = object.__new__(Evidence)
     reduced.__dict__.update({**vars(evidence), **changes})
     return reduced

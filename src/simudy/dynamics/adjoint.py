@@ -1,6 +1,7 @@
 """How the fold over training steps is differentiated: what is kept, and what is computed again.
 
-An adjoint folds a pure ``step(carry, x) -> carry`` over a list. All of them give the same derivative.
+An adjoint folds a pure ``step(carry, x) -> carry`` over a list. All of them give the same
+derivative.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.pullback import with_pullback
+from simudy.dynamics.custom_vjp import custom_vjp
 from simudy.errors import SimudyError
 
 Step = Callable[[Any, Any], Any]
@@ -22,7 +23,9 @@ Step = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Direct:
-    """Plain autograd through every step. Memory: what the gradient mode keeps per step, times the steps."""
+    """Plain autograd through every step. Memory: what the gradient mode keeps per step, times the
+    steps.
+    """
 
     def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> Any:
         for x in xs:
@@ -32,10 +35,12 @@ class Direct:
 
 @dataclass(frozen=True)
 class Recompute:
-    """Keep the carry (θ and optimizer state) every ``every`` steps and replay the rest during the backward pass.
+    """Keep the carry (θ and optimizer state) every ``every`` steps and replay the rest during the
+    backward pass.
 
     Memory: one carry per segment plus the graph of one segment. Time: one more forward simulation.
-    Reference: Griewank & Walther, Algorithm 799: revolve, ACM TOMS 2000; Chen et al., arXiv:1604.06174.
+    Reference: Griewank & Walther, Algorithm 799: revolve, ACM TOMS 2000; Chen et al.,
+    arXiv:1604.06174.
 
     Args:
         every: steps per segment, at least 1; about √steps balances the two terms.
@@ -61,12 +66,16 @@ def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
     def run(leaves: Sequence[Tensor], ends: list[Any] | None = None) -> tuple[Tensor, ...]:
         end = Direct().fold(step, *tree.rebuild(inputs, leaves))
         place = {id(leaf): i for i, leaf in enumerate(leaves)}
-        passed = [place.get(id(leaf)) for leaf in tree.leaves(end)]  # a leaf handed through stays the same object
-        if ends is not None:  # a replay must not leave its end behind: it would keep the segment's graph alive
+        passed = [
+            place.get(id(leaf)) for leaf in tree.leaves(end)
+        ]  # a leaf handed through stays the same object
+        if (
+            ends is not None
+        ):  # a replay must not leave its end behind: it would keep the segment's graph alive
             ends.append((end, passed))
         return tuple(leaf for leaf, i in zip(tree.leaves(end), passed, strict=True) if i is None)
 
-    outputs = iter(with_pullback(partial(run, ends=ends), partial(_vjp, run), given))
+    outputs = iter(custom_vjp(partial(run, ends=ends), partial(_vjp, run), given))
     end, passed = ends.pop()
     return tree.rebuild(end, [next(outputs) if i is None else given[i] for i in passed])
 
@@ -80,7 +89,13 @@ def _vjp(
     """Reverse-mode derivative of ``run`` with respect to the leaves that need it."""
 
     def of_needed(*wanted: Tensor) -> tuple[Tensor, ...]:
-        return tuple(out for out in run(tree.fill(leaves, needed, wanted)) if tree.is_float(out))  # no step counts
+        return tuple(
+            out for out in run(tree.fill(leaves, needed, wanted)) if tree.is_float(out)
+        )  # no step counts
 
-    pull = torch.func.vjp(of_needed, *(leaf for leaf, need in zip(leaves, needed, strict=True) if need))[1]
-    return tree.fill([None] * len(leaves), needed, pull(tuple(v for v in cotangents if tree.is_float(v))))
+    pull = torch.func.vjp(
+        of_needed, *(leaf for leaf, need in zip(leaves, needed, strict=True) if need)
+    )[1]
+    return tree.fill(
+        [None] * len(leaves), needed, pull(tuple(v for v in cotangents if tree.is_float(v)))
+    )

@@ -14,14 +14,18 @@ from simudy.errors import SimudyError
 
 @dataclass
 class Recipe:
-    """A training run, but for its images: what the victim did, or what the attacker takes it to have done.
+    """A training run, but for its images: what the victim did, or what the attacker takes it to
+    have done.
 
     Args:
         optimizer: the update rule.
         epochs: passes over the images.
-        batch_size: images per step. Default: all of them. The last batch of an epoch may be smaller.
-        shuffle: draw a new division every epoch, from ``seed``; otherwise one division, in order, throughout.
-        schedule: factor on the rule's learning rate at each step (see ``simudy.dynamics.optim.schedule``).
+        batch_size: images per step. Default: all of them. The last batch of an epoch may be
+            smaller.
+        shuffle: draw a new division every epoch, from ``seed``; otherwise one division, in order,
+            throughout.
+        schedule: factor on the rule's learning rate at each step (see
+            ``simudy.dynamics.optim.schedule``).
     """
 
     optimizer: Rule = field(default_factory=SGD)
@@ -40,7 +44,10 @@ class Recipe:
     def batches(self, n: int) -> list[Tensor]:
         """The indices ``(rows,)`` of the images in each step, over all epochs."""
         size, rng = self.batch_size or n, torch.Generator().manual_seed(self.seed)
-        orders = [torch.randperm(n, generator=rng) if self.shuffle else torch.arange(n) for _ in range(self.epochs)]
+        orders = [
+            torch.randperm(n, generator=rng) if self.shuffle else torch.arange(n)
+            for _ in range(self.epochs)
+        ]
         if not self.shuffle:  # the same objects every epoch, so that batches can be sliced once
             return list(orders[0].split(size)) * self.epochs
         return [batch for order in orders for batch in order.split(size)]
@@ -52,10 +59,16 @@ class Recipe:
     def rules(self, n: int) -> list[Rule]:
         """The rule of each step."""
         steps = self.steps(n)
-        return [self.optimizer] * steps if self.schedule is None else scaled(self.optimizer, steps, lr=self.schedule)
+        return (
+            [self.optimizer] * steps
+            if self.schedule is None
+            else scaled(self.optimizer, steps, lr=self.schedule)
+        )
 
     def collate(self, *columns: Tensor) -> list[tuple[Tensor, ...]]:
-        """The batches of columns ``(n, …)`` (images, labels, …), one entry per step; equal divisions share tensors."""
+        """The batches of columns ``(n, …)`` (images, labels, …), one entry per step; equal
+        divisions share tensors.
+        """
         cut: dict[int, tuple[Tensor, ...]] = {}
         for rows in (divisions := self.batches(len(columns[0]))):
             if id(rows) not in cut:

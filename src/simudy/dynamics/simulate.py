@@ -21,17 +21,19 @@ def simulate(
     adjoint: Direct | Recompute = Direct(),  # noqa: B008 (frozen)
     gradient: Gradient = Reverse(),  # noqa: B008 (frozen)
 ) -> Params:
-    """Train from ``params`` on ``batches``, one step each, and return the final parameters, differentiably.
+    """Train from ``params`` on ``batches``, one step each, and return the final parameters,
+    differentiably.
 
-    θ_{t+1} = update_t(∇ℓ(θ_t, batch_t), state_t, θ_t). The result is differentiable with respect to ``params``,
-    every floating tensor in ``batches`` and every tensor field of ``optimizer``, exactly, whatever the adjoint and the
-    gradient mode.
+    θ_{t+1} = update_t(∇ℓ(θ_t, batch_t), state_t, θ_t). The result is differentiable with respect to
+    ``params``, every floating tensor in ``batches`` and every tensor field of ``optimizer``,
+    exactly, whatever the adjoint and the gradient mode.
 
     Args:
         loss: ``(params, batch) -> scalar``, e.g. ``StatelessModel(module).loss``.
         params: initial parameters θ0, never mutated.
         batches: one entry per step, e.g. ``(images, labels)``; the loss alone looks inside.
-        optimizer: one rule for all steps, or one per step (a schedule); the state is handed from one to the next.
+        optimizer: one rule for all steps, or one per step (a schedule); the state is handed from
+            one to the next.
         adjoint: how the fold is differentiated (memory against time).
         gradient: how ∇ℓ is computed and differentiated.
 

@@ -1,7 +1,8 @@
-"""Trees of tensors: the algebra the rules are written in, and the seam custom autograd functions cut along.
+"""Trees of tensors: the algebra the rules are written in, and the seam custom autograd functions
+cut along.
 
-A *tree* is any nest of dicts, lists, tuples and dataclasses with tensors at the leaves. Parameters, optimizer states,
-batches and the rules themselves (whose fields may be tensors) are all trees.
+A *tree* is any nest of dicts, lists, tuples and dataclasses with tensors at the leaves. Parameters,
+optimizer states, batches and the rules themselves (whose fields may be tensors) are all trees.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ Params = dict[str, Tensor]
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """The distinct tensors of a tree, in the order they are met. A tensor that appears twice is listed once."""
+    """The distinct tensors of a tree, in the order they are met. A tensor that appears twice is
+    listed once.
+    """
     seen: dict[int, Tensor] = {}
     for leaf in _walk(tree):
         seen.setdefault(id(leaf), leaf)
@@ -26,8 +29,11 @@ def leaves(tree: Any) -> list[Tensor]:
 
 
 def rebuild(tree: Any, new: Sequence[Any]) -> Any:
-    """A copy of ``tree`` with ``new`` in place of ``leaves(tree)``. Sharing inside the tree is kept."""
-    # deepcopy consults its memo first: seeded with the new leaves it copies the structure and swaps the tensors.
+    """A copy of ``tree`` with ``new`` in place of ``leaves(tree)``. Sharing inside the tree is
+    kept.
+    """
+    # deepcopy consults its memo first: seeded with the new leaves it copies the structure and swaps
+    # the tensors.
     memo: dict[int, Any] = {id(old): fresh for old, fresh in zip(leaves(tree), new, strict=True)}
     return copy.deepcopy(tree, memo)
 
@@ -85,7 +91,9 @@ def inner(x: Tensor, y: Tensor) -> Tensor:
 def norm(tree: Params) -> Tensor:
     """Euclidean norm over all entries: a scalar, with gradient 0 (not NaN) at exactly zero."""
     square = dot(tree, tree)
-    positive = ~(square <= 0)  # round-off can leave a factored zero negative; NaN must not pass for zero
+    positive = ~(
+        square <= 0
+    )  # round-off can leave a factored zero negative; NaN must not pass for zero
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 

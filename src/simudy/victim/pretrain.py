@@ -1,4 +1,6 @@
-"""A network that has seen other images before: a plain torch loop, whose outcome is kept for the next run."""
+"""A network that has seen other images before: a plain torch loop, whose outcome is kept for the
+next run.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Pretraining:
     Args:
         epochs, batch_size: of a run over all images, in a new order every epoch.
         optimizer: ``(parameters) -> torch optimizer``.
-        new_head: give the last linear layer fresh weights afterwards, as when fine-tuning to a new task.
+        new_head: give the last linear layer fresh weights afterwards, as when fine-tuning to a new
+            task.
     """
 
     epochs: int = 10
@@ -41,8 +44,11 @@ class Pretraining:
     new_head: bool = True
 
 
-def pretrain(module: nn.Module, images: Tensor, labels: Tensor, how: Pretraining, *, cache: Path, seed: int) -> None:
-    """Train ``module`` in place on normalised images ``(m, c, h, w)``, or take what ``cache`` holds.
+def pretrain(
+    module: nn.Module, images: Tensor, labels: Tensor, how: Pretraining, *, cache: Path, seed: int
+) -> None:
+    """Train ``module`` in place on normalised images ``(m, c, h, w)``, or take what ``cache``
+    holds.
 
     Args:
         cache: a file whose name stands for everything the outcome depends on.
@@ -51,10 +57,14 @@ def pretrain(module: nn.Module, images: Tensor, labels: Tensor, how: Pretraining
         SimudyError: there are no images.
     """
     if not len(images):
-        raise SimudyError("there are no images to pretrain on: choose other data, or set victim=scratch")
+        raise SimudyError(
+            "there are no images to pretrain on: choose other data, or set victim=scratch"
+        )
     if not _recall(module, cache):
         _fit(module, images, labels, how, torch.Generator().manual_seed(seed))
-        write_atomically(cache, save({name: t.cpu().contiguous() for name, t in module.state_dict().items()}))
+        write_atomically(
+            cache, save({name: t.cpu().contiguous() for name, t in module.state_dict().items()})
+        )
     if how.new_head:
         _renew_head(module, seed)
 
@@ -71,26 +81,37 @@ def _recall(module: nn.Module, cache: Path) -> bool:
     return True
 
 
-def _fit(module: nn.Module, images: Tensor, labels: Tensor, how: Pretraining, rng: torch.Generator) -> None:
+def _fit(
+    module: nn.Module, images: Tensor, labels: Tensor, how: Pretraining, rng: torch.Generator
+) -> None:
     optimizer = how.optimizer(module.parameters())
     schedule = CosineAnnealingLR(optimizer, how.epochs * -(-len(images) // how.batch_size))
     module.train()
     for epoch in range(how.epochs):
         right = torch.zeros((), device=images.device)
-        for rows in torch.randperm(len(images), generator=rng).to(images.device).split(how.batch_size):
+        for rows in (
+            torch.randperm(len(images), generator=rng).to(images.device).split(how.batch_size)
+        ):
             logits = module(images[rows])
             optimizer.zero_grad()
             F.cross_entropy(logits, labels[rows]).backward()
             optimizer.step()
             schedule.step()
             right += (logits.argmax(1) == labels[rows]).sum()
-        log.info("pretraining: epoch %d of %d, accuracy %.3f", epoch + 1, how.epochs, right.item() / len(images))
+        log.info(
+            "pretraining: epoch %d of %d, accuracy %.3f",
+            epoch + 1,
+            how.epochs,
+            right.item() / len(images),
+        )
 
 
 def _renew_head(module: nn.Module, seed: int) -> None:
     heads = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     if not heads:
-        raise SimudyError("the model has no linear layer to renew: set victim.pretrain.new_head=false")
+        raise SimudyError(
+            "the model has no linear layer to renew: set victim.pretrain.new_head=false"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the same head whether the rest was trained or recalled
         heads[-1].reset_parameters()

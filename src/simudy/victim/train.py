@@ -12,16 +12,21 @@ from simudy.dynamics.tree import Params
 
 
 @torch.no_grad()
-def train(module: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> tuple[StatelessModel, Params]:
+def train(
+    module: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe
+) -> tuple[StatelessModel, Params]:
     """Train by the very fold that the attack simulates; nothing of a graph is kept.
 
     Args:
         module: the architecture, at θ0 and in the mode it is to be trained in; not changed.
-        images: normalised ``(n, c, h, w)``. labels: ``(n,)``.
+        images: normalised ``(n, c, h, w)``.
+        labels: ``(n,)``.
 
     Returns:
         The model with θ0 and its buffers, and θf.
     """
     model = StatelessModel(module)
-    final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(len(images)))
+    final = simulate(
+        model.loss, model.params, recipe.collate(images, labels), recipe.rules(len(images))
+    )
     return model, final

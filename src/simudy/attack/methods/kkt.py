@@ -17,16 +17,20 @@ from simudy.errors import SimudyError
 
 @dataclass
 class KKT(Weighted):
-    """minimise ‖θf − Σ_i λ_i ∇margin_i(θf)‖²/‖θf‖² + box·outside(x̂) + hinge·Σ_i (λ_min − λ_i)₊² over x̂ and λ ≥ 0.
+    """minimise ‖θf − Σ_i λ_i ∇margin_i(θf)‖²/‖θf‖² + box·outside(x̂) + hinge·Σ_i (λ_min − λ_i)₊²
+    over x̂ and λ ≥ 0.
 
-    margin_i = f(x̂_i)_y − max_{k≠y} f(x̂_i)_k. Needs no θ0. Its premise is a homogeneous network, started small and
-    trained long past zero training error; a fine-tuned one does not meet it. The released code divides the sum by m
-    (its λ is m times ours), nothing by ‖θf‖², smooths the ReLU's derivative, and runs SGD with momentum 0.9 on both.
-    Reference: Haim et al., Reconstructing Training Data from Trained Neural Networks, NeurIPS 2022; multi-class:
-    Buzaglo et al., NeurIPS 2023. Variables: ``images``, ``weights``.
+    margin_i = f(x̂_i)_y − max_{k≠y} f(x̂_i)_k. Needs no θ0. Its premise is a homogeneous network,
+    started small and trained long past zero training error; a fine-tuned one does not meet it. The
+    released code divides the sum by m (its λ is m times ours), nothing by ‖θf‖², smooths the ReLU's
+    derivative, and runs SGD with momentum 0.9 on both.
+
+    Reference: Haim et al., Reconstructing Training Data from Trained Neural Networks, NeurIPS 2022;
+    multi-class: Buzaglo et al., NeurIPS 2023. Variables: ``images``, ``weights``.
 
     Args:
-        min_weight: λ_min: a dummy that takes no part is pushed to take some. hinge: the weight of that push.
+        min_weight: λ_min: a dummy that takes no part is pushed to take some.
+        hinge: the weight of that push.
     """
 
     weights: tuple[float, float] = (0.0, 1.0)
@@ -41,10 +45,13 @@ class KKT(Weighted):
         """Dummies and λ drawn with ``seed``.
 
         Raises:
-            SimudyError: images in a span (it is the displacement's, and needs θ0), or learned labels.
+            SimudyError: images in a span (it is the displacement's, and needs θ0), or learned
+                labels.
         """
         if self.images != "pixels":
-            raise SimudyError("kkt does not use the displacement, whose span this is: set attack.images=pixels")
+            raise SimudyError(
+                "kkt does not use the displacement, whose span this is: set attack.images=pixels"
+            )
         if self.labels == "learned":
             raise SimudyError("a margin needs class indices: set attack.labels=balanced")
         generator = torch.Generator().manual_seed(seed)
@@ -64,7 +71,9 @@ class KKT(Weighted):
 
 
 def negative_margin(model: StatelessModel) -> Any:
-    """``(params, (images, labels, w)) -> −mean(w·margin)`` of logits ``(m, classes)``, two classes or more."""
+    """``(params, (images, labels, w)) -> −mean(w·margin)`` of logits ``(m, classes)``, two classes
+    or more.
+    """
 
     def loss(params: Params, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         images, labels, weights = batch

@@ -1,4 +1,6 @@
-"""What every method of attack gives the outer loop: variables, an objective and the images they stand for."""
+"""What every method of attack gives the outer loop: variables, an objective and the images they
+stand for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from simudy.attack.evidence import Evidence
 
 
 class Problem(Protocol):
-    """A minimisation problem over leaf tensors. Implementations derive from it, for what does nothing here."""
+    """A minimisation problem over leaf tensors. Implementations derive from it, for what does
+    nothing here.
+    """
 
     def variables(self) -> dict[str, Tensor]:
         """The leaves to move, by name; the outer optimizer gives each a parameter group."""
@@ -21,7 +25,9 @@ class Problem(Protocol):
         ...
 
     def stage(self, progress: float) -> object:
-        """What the objective means at this point: only objectives of one stage are compared. Default: one for all."""
+        """What the objective means at this point: only objectives of one stage are compared.
+        Default: one for all.
+        """
         return None
 
     def images(self) -> Tensor:
@@ -33,10 +39,14 @@ class Problem(Protocol):
         ...
 
     def precondition(self) -> None:
-        """Called between the backward pass and the outer optimizer's step: may rescale the leaves' gradients."""
+        """Called between the backward pass and the outer optimizer's step: may rescale the leaves'
+        gradients.
+        """
 
     def refined(self, *, damping: float) -> dict[str, Tensor] | None:
-        """What a step without derivatives makes of the variables it moves; shorter with ``damping``. Default: none."""
+        """What a step without derivatives makes of the variables it moves; shorter with
+        ``damping``. Default: none.
+        """
         return None
 
 

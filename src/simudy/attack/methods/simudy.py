@@ -1,4 +1,6 @@
-"""SimuDy: simulate the run on dummies, and move them until the simulated run lands on the real weights."""
+"""SimuDy: simulate the run on dummies, and move them until the simulated run lands on the real
+weights.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +20,48 @@ from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct, Recompute
-from simudy.dynamics.compact import compact
-from simudy.dynamics.factored import Factored
 from simudy.dynamics.gradient import Gradient, Reverse
+from simudy.dynamics.gradient.compact import compact
+from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.optim import Clipped, Rule
-from simudy.dynamics.optim.schedule import scaled
+from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 
-_TRUST = 1.0  # root mean square of a Gauss-Newton step, in normalised pixels: beyond it the frozen D̂ says nothing
+# root mean square of a Gauss-Newton step, in normalised pixels: beyond it the frozen D̂ says
+# nothing
+_TRUST = 1.0
 
 
 @dataclass
 class Simudy:
-    """minimise d(θ̂f − θ0, θf − θ0) + tv·TV(x̂) + box·outside(x̂) over the dummies x̂ (Tian et al., ICLR 2025).
+    """minimise d(θ̂f − θ0, θf − θ0) + tv·TV(x̂) + box·outside(x̂) over the dummies x̂ (Tian et al.,
+    ICLR 2025).
 
     Args:
         distance: ``cosine``, ``euclidean`` or ``layerwise``.
-        position: weight of the distance between the displacements of the position embedding alone, for transformers.
+        position: weight of the distance between the displacements of the position embedding alone,
+            for transformers.
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
-        images: ``pixels``, ``frequencies``, or ``span`` where the first layer is linear (see ``coordinates``).
-        decay: of the expected amplitude with frequency. labels, noise, start, learn, n: see ``new_dummy``.
+        images: ``pixels``, ``frequencies``, or ``span`` where the first layer is linear (see
+            ``coordinates``).
+        decay: of the expected amplitude with frequency.
+        labels, noise, start, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.
-        clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other (released code: 20, 5),
-            during the first ``clip_until`` of the iterations. Default: never.
-        damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see ``FirstLayer``), damped by this
-            fraction of the mean curvature; then the outer optimizer is SGD with ``lr`` near 0.3. Default: off.
-        grow_until: over this first part of the iterations the simulated horizon grows, from a quarter of the steps on.
-            A shorter run takes proportionally longer steps, so that it lands about where the whole one does. Default:
-            all steps from the first iteration on.
-        focus_after: from this fraction of the iterations on, compare the first layer's displacement within the column
-            space of the real one only (see ``FirstLayer``). Needs ``images="span"``.
+        clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other
+            (released code: 20, 5), during the first ``clip_until`` of the iterations. Default:
+            never.
+        damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see
+            ``FirstLayer``), damped by this fraction of the mean curvature; then the outer optimizer
+            is SGD with ``lr`` near 0.3. Default: off.
+        grow_until: over this first part of the iterations the simulated horizon grows, from a
+            quarter of the steps on. A shorter run takes proportionally longer steps, so that it
+            lands about where the whole one does. Default: all steps from the first iteration on.
+        focus_after: from this fraction of the iterations on, compare the first layer's displacement
+            within the column space of the real one only (see ``FirstLayer``). Needs
+            ``images="span"``.
         adjoint, gradient: how the run is differentiated.
     """
 
@@ -103,7 +114,8 @@ class Simudy:
             return FirstLayer.of(coordinates, evidence)
         if self.damping is not None or self.focus_after < 1:
             raise SimudyError(
-                "attack.damping and attack.focus_after need the span's coordinates: set dummy.images=span"
+                "attack.damping and attack.focus_after need the span's coordinates: set "
+                "dummy.images=span"
             )
         return None
 
@@ -111,7 +123,9 @@ class Simudy:
 class SimudyProblem(Problem):
     """The objective of one attack; see ``Problem``."""
 
-    def __init__(self, settings: Simudy, evidence: Evidence, dummy: Dummy, *, first: FirstLayer | None = None) -> None:
+    def __init__(
+        self, settings: Simudy, evidence: Evidence, dummy: Dummy, *, first: FirstLayer | None = None
+    ) -> None:
         self.settings, self.evidence, self.dummy, self.first = settings, evidence, dummy, first
         self.recipe = evidence.recipe
         self.real = self._real()
@@ -122,12 +136,18 @@ class SimudyProblem(Problem):
         return self.dummy.variables()
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
-        simulated, real, s = tree.sub(self.land(progress), self.evidence.initial), self.real, self.settings
+        simulated, real, s = (
+            tree.sub(self.land(progress), self.evidence.initial),
+            self.real,
+            self.settings,
+        )
         if self.first is not None:
             focus = progress >= s.focus_after
             if s.damping is not None:
                 c, scale = self.dummy.network_inputs(), tree.norm(real)
-                self.curvature = self.first.curvature(simulated, c, scale=scale, damping=s.damping, focus=focus)
+                self.curvature = self.first.curvature(
+                    simulated, c, scale=scale, damping=s.damping, focus=focus
+                )
             if focus:
                 simulated, real = self.first.focus(simulated), self.first.focus(real)
         distance = DISTANCES[s.distance](simulated, real)
@@ -139,14 +159,18 @@ class SimudyProblem(Problem):
         if self.curvature is not None and self.dummy.inputs.grad is not None:
             leaf = self.dummy.inputs
             step = solve(self.curvature, self.dummy.inputs.grad.double())
-            leaf.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(leaf.dtype)
+            leaf.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(
+                leaf.dtype
+            )
 
     @torch.no_grad()
     def refined(self, *, damping: float) -> dict[str, Tensor] | None:
         if self.first is None:
             return None
         simulated = tree.sub(self.land(), self.evidence.initial)
-        return {"images": self.first.decoded(simulated, self.dummy.network_inputs(), damping=damping)}
+        return {
+            "images": self.first.decoded(simulated, self.dummy.network_inputs(), damping=damping)
+        }
 
     def stage(self, progress: float) -> object:
         return self._steps(progress), progress >= self.settings.focus_after
@@ -170,8 +194,16 @@ class SimudyProblem(Problem):
 
     def _real(self) -> tree.Params:
         """θf − θ0, its weights compact where the simulation's will be."""
-        gradient, known, batches = self.settings.gradient, self.evidence, self.dummy.batches(self.recipe)
-        chosen = gradient.chosen(known.model.loss, known.initial, batches) if isinstance(gradient, Factored) else []
+        gradient, known, batches = (
+            self.settings.gradient,
+            self.evidence,
+            self.dummy.batches(self.recipe),
+        )
+        chosen = (
+            gradient.chosen(known.model.loss, known.initial, batches)
+            if isinstance(gradient, Factored)
+            else []
+        )
         size = {"rank": len(batches) * len(batches[0][0]), "steps": len(batches)}
         moved = known.displacement
         return {**moved, **{k: compact(moved[k], known.initial[k], **size) for k in chosen}}
@@ -194,4 +226,4 @@ def _stretched(rules: list[Rule], steps: int) -> list[Rule]:
     if steps == len(rules):
         return rules
     chosen = [rules[i * len(rules) // steps] for i in range(steps)]
-    return [scaled(rule, 1, lr=len(rules) / steps)[0] for rule in chosen]
+    return [scale_hyperparameters(rule, lr=len(rules) / steps) for rule in chosen]

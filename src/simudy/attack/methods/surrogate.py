@@ -15,12 +15,14 @@ from simudy.errors import SimudyError
 
 @dataclass
 class Surrogate(Weighted):
-    """minimise d(−mean_i ∇ℓ(f_θα(x̂_i), y_i), θf − θ0) + tv·TV + box·outside, θα = (1−α)θ0 + αθf, over x̂ and α.
+    """minimise d(−mean_i ∇ℓ(f_θα(x̂_i), y_i), θf − θ0) + tv·TV + box·outside, θα = (1−α)θ0 + αθf,
+    over x̂ and α.
 
-    Zhu, Yao & Blaschko, Surrogate Model Extension (SME), ICML 2023: one gradient per outer step, so up to 100 times
-    cheaper than a simulated run. There α and x̂ are clipped to their ranges after each step and labels are known; here α
-    is the sigmoid of the leaf ``alpha`` (a step size of 4e-3 is their 1e-3 at α = ½), the range of x̂ a penalty.
-    ``weights`` are not used. Variables: ``images``, ``alpha``.
+    Zhu, Yao & Blaschko, Surrogate Model Extension (SME), ICML 2023: one gradient per outer step, so
+    up to 100 times cheaper than a simulated run. There α and x̂ are clipped to their ranges after
+    each step and labels are known; here α is the sigmoid of the leaf ``alpha`` (a step size of 4e-3
+    is their 1e-3 at α = ½), the range of x̂ a penalty. ``weights`` are not used. Variables:
+    ``images``, ``alpha``.
 
     Args:
         alpha: α at first, in [0, 1]; at 0 or 1 it is not learned.
@@ -40,7 +42,9 @@ class Surrogate(Weighted):
             SimudyError: α is outside [0, 1], or a setting does not fit the evidence.
         """
         if not 0 <= self.alpha <= 1:
-            raise SimudyError(f"attack.alpha={self.alpha}: give a point between θ0 and θf, in [0, 1]")
+            raise SimudyError(
+                f"attack.alpha={self.alpha}: give a point between θ0 and θf, in [0, 1]"
+            )
         evidence, dummy = self.begin(evidence, torch.Generator().manual_seed(seed))
         m = len(dummy.inputs)
         alpha = torch.logit(dummy.inputs.new_tensor(self.alpha))

@@ -1,4 +1,6 @@
-"""What the one-shot methods share: no run is simulated, gradients at a few fixed points are weighted and summed."""
+"""What the one-shot methods share: no run is simulated, gradients at a few fixed points are
+weighted and summed.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,24 @@ Points = Callable[[], Sequence[Params]]
 
 @dataclass
 class Weighted:
-    """Settings of a method that matches Σ_points Σ_i λ_i ∇ℓ(f_point(x̂_i), y_i) to a target, over x̂ and λ.
+    """Settings of a method that matches Σ_points Σ_i λ_i ∇ℓ(f_point(x̂_i), y_i) to a target, over
+    x̂ and λ.
 
-    The first part of the search is in Euclidean distance, which sets the scale of λ, the rest in ``distance``. The two
-    are on one scale (1 where nothing is explained, 0 where all is), so the best iterate by objective is a late one.
+    The first part of the search is in Euclidean distance, which sets the scale of λ, the rest in
+    ``distance``. The two are on one scale (1 where nothing is explained, 0 where all is), so the
+    best iterate by objective is a late one.
 
     Args:
         dummies: dummy images per training image; the surplus takes up what no image explains.
         n: number of training images. Default: the evidence's, or the rank of the span.
         images, decay: see ``coordinates``.
-        labels, noise, start: see ``new_dummy``. Given labels ``(n,)`` are dealt out again to the surplus.
+        labels, noise, start: see ``new_dummy``. Given labels ``(n,)`` are dealt out again to the
+            surplus.
         weights: the initial λ are uniform in this range ``(low, high)``.
         euclidean_until: fraction of the iterations before ``distance`` takes over.
         distance: ``cosine``, ``euclidean`` or ``layerwise``.
-        tv: weight of the total variation of the normalised images. box: of the squared distance to the pixel range.
+        tv: weight of the total variation of the normalised images.
+        box: of the squared distance to the pixel range.
         gradient: how the gradients are differentiated.
     """
 
@@ -65,7 +71,9 @@ class Weighted:
         if self.images not in IMAGES:
             raise SimudyError(f"no image mode {self.images!r}: choose from {', '.join(IMAGES)}")
         if self.dummies <= 0:
-            raise SimudyError(f"attack.dummies={self.dummies}: give the dummies per training image, e.g. 2")
+            raise SimudyError(
+                f"attack.dummies={self.dummies}: give the dummies per training image, e.g. 2"
+            )
 
     def begin(self, evidence: Evidence, generator: torch.Generator) -> tuple[Evidence, Dummy]:
         """The evidence, in the span's coordinates if asked for, and fresh dummies.
@@ -78,8 +86,15 @@ class Weighted:
         m, labels = max(1, round(self.dummies * n)), self.labels
         if isinstance(labels, Tensor) and len(labels) == n:
             labels = labels[torch.arange(m) % n]
-        options = {"labels": labels, "noise": self.noise, "start": self.start, "generator": generator}
-        return coordinates.reduced(evidence), new_dummy(evidence, coordinates=coordinates, n=m, **options)
+        options = {
+            "labels": labels,
+            "noise": self.noise,
+            "start": self.start,
+            "generator": generator,
+        }
+        return coordinates.reduced(evidence), new_dummy(
+            evidence, coordinates=coordinates, n=m, **options
+        )
 
     def new_weights(self, points: int, dummy: Dummy, generator: torch.Generator) -> Tensor:
         """The initial λ ``(points, m)``: a leaf."""
@@ -90,11 +105,15 @@ class Weighted:
 
 @dataclass
 class Combination(Problem):
-    """minimise d(−Σ_points Σ_i λ_i ∇loss_i, target) + tv·TV(x̂) + box·outside(x̂) + penalty; see ``Problem``.
+    """minimise d(−Σ_points Σ_i λ_i ∇loss_i, target) + tv·TV(x̂) + box·outside(x̂) + penalty; see
+    ``Problem``.
 
     Args:
-        loss: ``(params, (images, labels, w)) -> mean(w·loss_i)``. points: where the gradients are taken.
-        weights: λ ``(points, m)``. leaves: what moves beside the dummy, by name. target: what is explained.
+        loss: ``(params, (images, labels, w)) -> mean(w·loss_i)``.
+        points: where the gradients are taken.
+        weights: λ ``(points, m)``.
+        leaves: what moves beside the dummy, by name.
+        target: what is explained.
     """
 
     settings: Weighted
@@ -117,7 +136,9 @@ class Combination(Problem):
         s = self.settings
         name = "euclidean" if progress < s.euclidean_until else s.distance
         distance = DISTANCES[name](self.combined(), self.target)
-        return distance + prior(self.dummy.images, self.pixels, tv=s.tv, box=s.box) + self.penalty(), distance
+        return distance + prior(
+            self.dummy.images, self.pixels, tv=s.tv, box=s.box
+        ) + self.penalty(), distance
 
     def combined(self) -> Params:
         """−Σ_points Σ_i λ_i ∇loss_i: where descending the weighted losses leads."""
@@ -131,7 +152,8 @@ class Combination(Problem):
         return self.dummy.targets()
 
     def _gradient(self, at: Params, weights: Tensor) -> Params:
-        # A sum of weighted gradients is the gradient of the weighted sum: one backward pass, whatever m.
+        # A sum of weighted gradients is the gradient of the weighted sum: one backward pass,
+        # whatever m.
         batch = (self.dummy.network_inputs(), self.dummy.targets(), len(weights) * weights)
         params, grads = self.settings.gradient.bind(self.loss, at, [batch], [SGD()])
         return grads(params, batch)

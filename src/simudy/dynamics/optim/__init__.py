@@ -6,21 +6,32 @@ from simudy.dynamics.optim.adagrad import Adagrad
 from simudy.dynamics.optim.adam import Adam, AdamW
 from simudy.dynamics.optim.adamax import Adamax
 from simudy.dynamics.optim.averaged import Averaged
-from simudy.dynamics.optim.backend import with_backend
 from simudy.dynamics.optim.clipped import Clipped, ClippedAdaptively, ClippedByValue
-from simudy.dynamics.optim.fields import numbers, with_numbers
-from simudy.dynamics.optim.from_torch import from_torch
 from simudy.dynamics.optim.groups import Groups
-from simudy.dynamics.optim.higher_rule import Higher
+from simudy.dynamics.optim.hyperparameters import (
+    hyperparameters,
+    scale_hyperparameters,
+    with_hyperparameters,
+)
+from simudy.dynamics.optim.interop.backend import with_backend
+from simudy.dynamics.optim.interop.from_torch import from_torch
+from simudy.dynamics.optim.interop.higher import Higher
+from simudy.dynamics.optim.interop.torchopt import TorchOpt
 from simudy.dynamics.optim.lion import Lion
 from simudy.dynamics.optim.muon import Muon
 from simudy.dynamics.optim.nadam import NAdam
 from simudy.dynamics.optim.radam import RAdam
 from simudy.dynamics.optim.rmsprop import RMSprop
 from simudy.dynamics.optim.rule import PerTensor, Rule
-from simudy.dynamics.optim.schedule import cosine_decay, one_cycle, scaled, scheduled, step_decay, warmup
+from simudy.dynamics.optim.schedule import (
+    cosine_decay,
+    one_cycle,
+    scaled,
+    scheduled,
+    step_decay,
+    warmup,
+)
 from simudy.dynamics.optim.sgd import SGD
-from simudy.dynamics.optim.torchopt_rule import TorchOpt
 from simudy.dynamics.optim.wrapper import Wrapper
 
 __all__ = [
@@ -48,12 +59,13 @@ __all__ = [
     "Wrapper",
     "cosine_decay",
     "from_torch",
-    "numbers",
+    "hyperparameters",
     "one_cycle",
+    "scale_hyperparameters",
     "scaled",
     "scheduled",
     "step_decay",
     "warmup",
     "with_backend",
-    "with_numbers",
+    "with_hyperparameters",
 ]

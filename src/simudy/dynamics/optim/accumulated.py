@@ -24,11 +24,13 @@ class State(NamedTuple):
 class Accumulated(Wrapper):
     """Average the gradient over ``every`` micro-batches, then take one step with ``rule``.
 
-    One entry of ``batches`` is one micro-batch. θ stands still in between, and micro-batches left over at the end are
-    dropped, as in the usual loop (``(loss / every).backward()``, a step every ``every`` times).
+    One entry of ``batches`` is one micro-batch. θ stands still in between, and micro-batches left
+    over at the end are dropped, as in the usual loop (``(loss / every).backward()``, a step every
+    ``every`` times).
 
     Args:
-        rule: the rule that uses the averaged gradient; put clipping inside to clip the average, as one does.
+        rule: the rule that uses the averaged gradient; put clipping inside to clip the average, as
+            one does.
         every: micro-batches per step, at least 1.
 
     Example:
@@ -45,7 +47,9 @@ class Accumulated(Wrapper):
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise SimudyError(f"Accumulated(every={self.every}): take a step every 1 or more micro-batches")
+            raise SimudyError(
+                f"Accumulated(every={self.every}): take a step every 1 or more micro-batches"
+            )
 
     def init(self, params: Params) -> State:
         return State(0, None, self.rule.init(params))

@@ -26,7 +26,10 @@ class Adadelta(Decaying):
     g ← g + λθ;  v ← ρv + (1−ρ)g²;  d = g · √(u + ε) / √(v + ε);  u ← ρu + (1−ρ)d²;  θ ← θ − ηd.
 
     Args:
-        lr: step size η. rho: ρ. eps: ε. weight_decay: λ.
+        lr: step size η.
+        rho: ρ.
+        eps: ε.
+        weight_decay: λ.
         maximize: ascend.
 
     Reference: Zeiler, ADADELTA: an adaptive learning rate method, arXiv:1212.5701.

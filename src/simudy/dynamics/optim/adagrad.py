@@ -26,7 +26,10 @@ class Adagrad(Decaying):
     g ← g + λθ;  s ← s + g²;  θ ← θ − η/(1 + (t−1)κ) · g / (√s + ε).
 
     Args:
-        lr: step size η. lr_decay: κ. weight_decay: λ. eps: ε.
+        lr: step size η.
+        lr_decay: κ.
+        weight_decay: λ.
+        eps: ε.
         initial_accumulator_value: s before the first step.
         maximize: ascend.
 

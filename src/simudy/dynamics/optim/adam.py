@@ -25,10 +25,14 @@ class Moments(NamedTuple):
 class Adam(Decaying):
     """Adam, as ``torch.optim.Adam``; weight decay is coupled (an L2 term).
 
-    g ← g + λθ;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  θ ← θ − η · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε).
+    g ← g + λθ;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  θ ← θ − η · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) +
+    ε).
 
     Args:
-        lr: step size η. beta1, beta2: decays of the two averages. eps: ε. weight_decay: λ.
+        lr: step size η.
+        beta1, beta2: decays of the two averages.
+        eps: ε.
+        weight_decay: λ.
         amsgrad: divide by the largest v so far.
         maximize: ascend.
 
@@ -57,8 +61,12 @@ class Adam(Decaying):
         step, mean = state.step + 1, ema(state.mean, grad, self.beta1)
         square = ema(state.square, grad * grad, self.beta2)
         largest = None if state.largest is None else torch.maximum(state.largest, square)
-        scale = root(square if largest is None else largest) / bias(self.beta2, step) ** 0.5 + self.eps
-        return param - self.lr / bias(self.beta1, step) * mean / scale, Moments(step, mean, square, largest)
+        scale = (
+            root(square if largest is None else largest) / bias(self.beta2, step) ** 0.5 + self.eps
+        )
+        return param - self.lr / bias(self.beta1, step) * mean / scale, Moments(
+            step, mean, square, largest
+        )
 
 
 @dataclass

@@ -27,7 +27,10 @@ class Adamax(Decaying):
     g ← g + λθ;  m ← β₁m + (1−β₁)g;  u ← max(β₂u, |g| + ε);  θ ← θ − η · m / ((1−β₁ᵗ)u).
 
     Args:
-        lr: step size η. beta1, beta2: decays of m and u. eps: ε. weight_decay: λ.
+        lr: step size η.
+        beta1, beta2: decays of m and u.
+        eps: ε.
+        weight_decay: λ.
         maximize: ascend.
 
     Reference: Kingma & Ba, arXiv:1412.6980, section 7.

@@ -22,7 +22,8 @@ class State(NamedTuple):
 
 @dataclass
 class Averaged(Wrapper):
-    """Train with ``rule`` and return an average of the iterates: exponential (EMA), or uniform (SWA).
+    """Train with ``rule`` and return an average of the iterates: exponential (EMA), or uniform
+    (SWA).
 
     a ← δa + (1−δ)θ, or the plain mean; the first iterate averaged starts it. As
     ``torch.optim.swa_utils.AveragedModel`` updated after each step.

@@ -1,4 +1,6 @@
-"""Gradient clipping, as a rule around a rule: by global norm, by value, and relative to the weights."""
+"""Gradient clipping, as a rule around a rule: by global norm, by value, and relative to the
+weights.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,17 @@ _EPS = 1e-6  # torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6
 class Clipped(Wrapper):
     """Rescale the whole gradient when its global norm exceeds a bound, then apply ``rule``.
 
-    g ← g · min(1, max_norm / (‖g‖ + 1e-6)), as ``torch.nn.utils.clip_grad_norm_``; with ``rescale_to`` a gradient above
-    ``max_norm`` is brought to ``rescale_to`` instead (SimuDy's released code: above 20, to 5). The norm is part of the
-    graph: its derivative is exact.
+    g ← g · min(1, max_norm / (‖g‖ + 1e-6)), as ``torch.nn.utils.clip_grad_norm_``; with
+    ``rescale_to`` a gradient above ``max_norm`` is brought to ``rescale_to`` instead (SimuDy's
+    released code: above 20, to 5). The norm is part of the graph: its derivative is exact.
 
     Args:
         rule: the rule that uses the clipped gradient.
         max_norm: bound on the norm over all parameters.
         rescale_to: norm given to a gradient above the bound. Default: ``max_norm``.
 
-    Reference: Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural networks, arXiv:1211.5063.
+    Reference: Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural networks,
+    arXiv:1211.5063.
 
     Example:
         >>> from simudy.dynamics.optim import SGD
@@ -49,7 +52,8 @@ class Clipped(Wrapper):
 
 @dataclass
 class ClippedByValue(Wrapper):
-    """Clamp every entry of the gradient to [−max_value, max_value], as ``torch.nn.utils.clip_grad_value_``.
+    """Clamp every entry of the gradient to [−max_value, max_value], as
+    ``torch.nn.utils.clip_grad_value_``.
 
     Args:
         rule: the rule that uses the clipped gradient.
@@ -74,14 +78,16 @@ class ClippedByValue(Wrapper):
 class ClippedAdaptively(Wrapper):
     """Adaptive gradient clipping (AGC): bound each unit's gradient by the size of its weights.
 
-    gᵢ ← gᵢ · min(1, ratio · max(‖θᵢ‖, floor) / ‖gᵢ‖) for each output unit i (a row of a matrix, a filter); a bias
-    or scalar is one unit.
+    gᵢ ← gᵢ · min(1, ratio · max(‖θᵢ‖, floor) / ‖gᵢ‖) for each output unit i (a row of a matrix, a
+    filter); a bias or scalar is one unit.
 
     Args:
         rule: the rule that uses the clipped gradient.
-        ratio: bound on ‖gᵢ‖ / ‖θᵢ‖. floor: least ‖θᵢ‖ assumed, so that zero weights can move.
+        ratio: bound on ‖gᵢ‖ / ‖θᵢ‖.
+        floor: least ‖θᵢ‖ assumed, so that zero weights can move.
 
-    Reference: Brock et al., High-performance large-scale image recognition without normalization, arXiv:2102.06171.
+    Reference: Brock et al., High-performance large-scale image recognition without normalization,
+    arXiv:2102.06171.
 
     Example:
         >>> from simudy.dynamics.optim import SGD
@@ -107,4 +113,6 @@ class ClippedAdaptively(Wrapper):
 def _unit_norm(leaf: Tensor) -> Tensor:
     """‖·‖ of each output unit, shaped to broadcast over ``leaf``."""
     square = leaf.square()
-    return root(square.sum() if leaf.ndim < 2 else square.sum(dim=tuple(range(1, leaf.ndim)), keepdim=True))
+    return root(
+        square.sum() if leaf.ndim < 2 else square.sum(dim=tuple(range(1, leaf.ndim)), keepdim=True)
+    )

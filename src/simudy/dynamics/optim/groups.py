@@ -20,10 +20,12 @@ class Groups(Rule):
     """Give each parameter the rule of the first pattern that matches its name; None freezes it.
 
     Args:
-        rules: pattern to rule, in order. A string is a glob (``"*.bias"``), a compiled regex must match the whole name.
+        rules: pattern to rule, in order. A string is a glob (``"*.bias"``), a compiled regex must
+            match the whole name.
 
     Raises:
-        SimudyError: a parameter matches no pattern, or a pattern (other than ``"*"``) gets no parameter.
+        SimudyError: a parameter matches no pattern, or a pattern (other than ``"*"``) gets no
+            parameter.
 
     Example:
         >>> import torch
@@ -45,10 +47,14 @@ class Groups(Rule):
         groups = self._groups(params)
         unused = [p for p in self.rules if p not in groups and p != "*"]
         if unused:
-            raise SimudyError(f"no parameter is left for the pattern {_text(unused)}: correct, drop or move it up")
+            raise SimudyError(
+                f"no parameter is left for the pattern {_text(unused)}: correct, drop or move it up"
+            )
         return {p: rule.init(group) for p, rule, group in self._active(params)}
 
-    def update(self, grads: Params, state: dict[Pattern, Any], params: Params) -> tuple[Params, dict[Pattern, Any]]:
+    def update(
+        self, grads: Params, state: dict[Pattern, Any], params: Params
+    ) -> tuple[Params, dict[Pattern, Any]]:
         new, states = dict(params), {}
         for p, rule, group in self._active(params):
             moved, states[p] = rule.update({name: grads[name] for name in group}, state[p], group)
@@ -63,7 +69,11 @@ class Groups(Rule):
 
     def _active(self, params: Params) -> list[tuple[Pattern, Rule, Params]]:
         """The groups that move."""
-        return [(p, rule, group) for p, group in self._groups(params).items() if (rule := self.rules[p]) is not None]
+        return [
+            (p, rule, group)
+            for p, group in self._groups(params).items()
+            if (rule := self.rules[p]) is not None
+        ]
 
     def _groups(self, params: Params) -> dict[Pattern, Params]:
         """The parameters of each pattern that has any."""
@@ -74,12 +84,18 @@ class Groups(Rule):
             orphans += [name] if owner is None else []
             groups.setdefault(owner or "", {})[name] = leaf
         if orphans:
-            raise SimudyError(f'no pattern matches {_text(orphans)}: add one, or end with "*" (None freezes)')
+            raise SimudyError(
+                f'no pattern matches {_text(orphans)}: add one, or end with "*" (None freezes)'
+            )
         return groups
 
 
 def _matches(pattern: Pattern, name: str) -> bool:
-    return fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.fullmatch(name) is not None
+    return (
+        fnmatchcase(name, pattern)
+        if isinstance(pattern, str)
+        else pattern.fullmatch(name) is not None
+    )
 
 
 def _text(names: list[Any]) -> str:

@@ -17,11 +17,14 @@ class Lion(Decaying):
 
     c = β₁m + (1−β₁)g;  θ ← (1 − ηλ)θ − η · sign(c);  m ← β₂m + (1−β₂)g.
 
-    The sign is flat wherever it is smooth: the iterates carry no derivative with respect to the data, only with respect
-    to η, λ and θ0. Finite differences agree.
+    The sign is flat wherever it is smooth: the iterates carry no derivative with respect to the
+    data, only with respect to η, λ and θ0. Finite differences agree.
 
     Args:
-        lr: step size η. beta1: weight of the momentum in the sign. beta2: decay of the momentum. weight_decay: λ.
+        lr: step size η.
+        beta1: weight of the momentum in the sign.
+        beta2: decay of the momentum.
+        weight_decay: λ.
         maximize: ascend.
 
     Reference: Chen et al., Symbolic discovery of optimization algorithms, arXiv:2302.06675.

@@ -25,11 +25,14 @@ class State(NamedTuple):
 class NAdam(Decaying):
     """NAdam, as ``torch.optim.NAdam``.
 
-    μₜ = β₁(1 − 0.96^{tψ}/2);  θ ← θ − η · [(1−μₜ)g / (1 − Πμ) + μₜ₊₁m / (1 − μₜ₊₁Πμ)] / (√(v/(1−β₂ᵗ)) + ε),
-    with m and v Adam's averages and Πμ = μ₁⋯μₜ.
+    μₜ = β₁(1 − 0.96^{tψ}/2);  θ ← θ − η · [(1−μₜ)g / (1 − Πμ) + μₜ₊₁m / (1 − μₜ₊₁Πμ)] /
+    (√(v/(1−β₂ᵗ)) + ε), with m and v Adam's averages and Πμ = μ₁⋯μₜ.
 
     Args:
-        lr: step size η. beta1, beta2: decays of the two averages. eps: ε. weight_decay: λ.
+        lr: step size η.
+        beta1, beta2: decays of the two averages.
+        eps: ε.
+        weight_decay: λ.
         momentum_decay: ψ, how fast the momentum warms up.
         decoupled_weight_decay: shrink θ by 1 − ηλ instead of adding λθ to the gradient.
         maximize: ascend.

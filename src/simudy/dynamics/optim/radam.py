@@ -16,15 +16,19 @@ from simudy.dynamics.optim.rule import Scalar
 class RAdam(Decaying):
     """Rectified Adam, as ``torch.optim.RAdam``.
 
-    ρ∞ = 2/(1−β₂) − 1;  ρ = ρ∞ − 2tβ₂ᵗ/(1−β₂ᵗ);  θ ← θ − η · m̂ · r√(1−β₂ᵗ)/(√v + ε) if ρ > 5, else θ − η · m̂, with
-    r² = (ρ−4)(ρ−2)ρ∞ / ((ρ∞−4)(ρ∞−2)ρ) and Adam's m̂ and v.
+    ρ∞ = 2/(1−β₂) − 1;  ρ = ρ∞ − 2tβ₂ᵗ/(1−β₂ᵗ);  θ ← θ − η · m̂ · r√(1−β₂ᵗ)/(√v + ε) if ρ > 5, else
+    θ − η · m̂, with r² = (ρ−4)(ρ−2)ρ∞ / ((ρ∞−4)(ρ∞−2)ρ) and Adam's m̂ and v.
 
     Args:
-        lr: step size η. beta1, beta2: decays of the two averages. eps: ε. weight_decay: λ.
+        lr: step size η.
+        beta1, beta2: decays of the two averages.
+        eps: ε.
+        weight_decay: λ.
         decoupled_weight_decay: shrink θ by 1 − ηλ instead of adding λθ to the gradient.
         maximize: ascend.
 
-    Reference: Liu et al., On the variance of the adaptive learning rate and beyond, arXiv:1908.03265.
+    Reference: Liu et al., On the variance of the adaptive learning rate and beyond,
+    arXiv:1908.03265.
 
     Example:
         >>> rule, params = RAdam(lr=0.1), {"w": torch.ones(1)}
@@ -58,4 +62,6 @@ class RAdam(Decaying):
         length = longest - 2 * step * self.beta2**step / bias(self.beta2, step)
         adaptive = length > 5
         length = choose(adaptive, length, 6.0)  # any length with a real root: r is not used below 5
-        return adaptive, ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)) ** 0.5
+        return adaptive, (
+            (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        ) ** 0.5

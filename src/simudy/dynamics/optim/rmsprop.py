@@ -24,11 +24,15 @@ class State(NamedTuple):
 class RMSprop(Decaying):
     """RMSprop, as ``torch.optim.RMSprop``.
 
-    g ← g + λθ;  v ← αv + (1−α)g²;  d = g / (√(v − m²) + ε), with m ← αm + (1−α)g if centred and m = 0 if not;
-    b ← μb + d;  θ ← θ − ηb.
+    g ← g + λθ;  v ← αv + (1−α)g²;  d = g / (√(v − m²) + ε), with m ← αm + (1−α)g if centred and m =
+    0 if not; b ← μb + d;  θ ← θ − ηb.
 
     Args:
-        lr: step size η. alpha: decay α. eps: ε. weight_decay: λ. momentum: μ.
+        lr: step size η.
+        alpha: decay α.
+        eps: ε.
+        weight_decay: λ.
+        momentum: μ.
         centered: divide by the standard deviation of the gradient.
         maximize: ascend.
 

@@ -1,4 +1,6 @@
-"""What an inner optimizer is: a dataclass of hyper-parameters with a pure ``init`` and ``update``."""
+"""What an inner optimizer is: a dataclass of hyper-parameters with a pure ``init`` and
+``update``.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ Scalar = float | Tensor  # a hyper-parameter; as a tensor it receives a gradient
 
 
 class Rule:
-    """Base of all inner optimizers. Subclasses are dataclasses; everything is out of place and without hidden state.
+    """Base of all inner optimizers. Subclasses are dataclasses; everything is out of place and
+    without hidden state.
 
     Attributes:
-        spans_gradients: every iterate is a multiple of θ0 plus a combination of the gradients met so far. Then weights
-            can be kept factored (``Factored``) and images live in the row space of the first layer's displacement.
+        spans_gradients: every iterate is a multiple of θ0 plus a combination of the gradients met
+            so far. Then weights can be kept factored (``Factored``) and images live in the row
+            space of the first layer's displacement.
     """
 
     spans_gradients: ClassVar[bool] = False
@@ -37,7 +41,9 @@ class Rule:
 
 
 class PerTensor(Rule):
-    """A rule that treats every parameter tensor alike and alone: write ``start`` and ``step`` for one tensor."""
+    """A rule that treats every parameter tensor alike and alone: write ``start`` and ``step`` for
+    one tensor.
+    """
 
     def start(self, param: Tensor) -> Any:
         """State for one tensor."""
@@ -50,16 +56,22 @@ class PerTensor(Rule):
     def init(self, params: Params) -> dict[str, Any]:
         return tree.map(self.start, params)
 
-    def update(self, grads: Params, state: dict[str, Any], params: Params) -> tuple[Params, dict[str, Any]]:
+    def update(
+        self, grads: Params, state: dict[str, Any], params: Params
+    ) -> tuple[Params, dict[str, Any]]:
         pairs = tree.map(self.step, grads, state, params)
         return {k: p for k, (p, _) in pairs.items()}, {k: s for k, (_, s) in pairs.items()}
 
 
 def is_on(value: Scalar) -> bool:
-    """Whether a term takes part: a tensor always does (it may be learned), a number when it is not zero."""
+    """Whether a term takes part: a tensor always does (it may be learned), a number when it is not
+    zero.
+    """
     return isinstance(value, Tensor) or value != 0
 
 
 def less(param: Tensor, lr: Scalar, direction: Tensor) -> Tensor:
     """θ − η·d; where η is a number, in one pass over the memory, forward and back."""
-    return param - lr * direction if isinstance(lr, Tensor) else torch.add(param, direction, alpha=-lr)
+    return (
+        param - lr * direction if isinstance(lr, Tensor) else torch.add(param, direction, alpha=-lr)
+    )

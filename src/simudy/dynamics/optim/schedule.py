@@ -1,8 +1,8 @@
 """Hyper-parameters that change from step to step: one rule per step.
 
-A *schedule* is a number, a callable ``step -> value`` (steps count from 0), a sequence of values, or a 1-D tensor whose
-entry t goes to step t and receives its gradient. Base values may be tensors, so a whole curve can be learned by its
-parameters: ``scheduled(rule, 10, lr=cosine_decay(lr, 10))``.
+A *schedule* is a number, a callable ``step -> value`` (steps count from 0), a sequence of values,
+or a 1-D tensor whose entry t goes to step t and receives its gradient. Base values may be tensors,
+so a whole curve can be learned by its parameters: ``scheduled(rule, 10, lr=cosine_decay(lr, 10))``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from simudy.dynamics.optim.fields import numbers, with_numbers
+from simudy.dynamics.optim.hyperparameters import (
+    outermost,
+    scale_hyperparameters,
+    with_hyperparameters,
+)
 from simudy.dynamics.optim.rule import Rule, Scalar
 from simudy.errors import SimudyError
 
@@ -23,7 +27,8 @@ Schedule = Scalar | Sequence[Scalar] | Callable[[int], Scalar]
 def scheduled(rule: Rule, steps: int, **schedules: Schedule) -> list[Rule]:
     """``rule``, once per step, with the named hyper-parameters set by their schedules.
 
-    Names reach through wrappers: the outermost rules that have the field are set (in ``Groups``, all of them).
+    Names reach through wrappers: the outermost rules that have the field are set (in ``Groups``,
+    all of them).
 
     Raises:
         SimudyError: no rule has the field, or a schedule has another length than ``steps``.
@@ -33,18 +38,30 @@ def scheduled(rule: Rule, steps: int, **schedules: Schedule) -> list[Rule]:
         >>> [r.rule.lr for r in scheduled(Clipped(SGD()), 3, lr=[0.3, 0.2, 0.1])]
         [0.3, 0.2, 0.1]
     """
-    return _per_step(rule, steps, schedules, lambda old, new: new)
+    paths = {name: outermost(rule, name) for name in schedules}
+    _require_lengths(steps, schedules)
+    return [
+        with_hyperparameters(
+            rule, {path: at(schedules[name], t) for name in paths for path in paths[name]}
+        )
+        for t in range(steps)
+    ]
 
 
 def scaled(rule: Rule, steps: int, **schedules: Schedule) -> list[Rule]:
-    """As ``scheduled``, but multiplying what the rule holds: the groups of ``Groups`` keep their ratios.
+    """As ``scheduled``, but multiplying what the rule holds: the groups of ``Groups`` keep their
+    ratios.
 
     Example:
         >>> from simudy.dynamics.optim import SGD
         >>> [r.lr for r in scaled(SGD(lr=0.5), 3, lr=step_decay(1.0, every=1, factor=0.5))]
         [0.5, 0.25, 0.125]
     """
-    return _per_step(rule, steps, schedules, lambda old, new: old * new)
+    _require_lengths(steps, schedules)
+    return [
+        scale_hyperparameters(rule, **{name: at(s, t) for name, s in schedules.items()})
+        for t in range(steps)
+    ]
 
 
 def step_decay(base: Schedule, *, every: int, factor: Scalar) -> Callable[[int], Scalar]:
@@ -53,12 +70,15 @@ def step_decay(base: Schedule, *, every: int, factor: Scalar) -> Callable[[int],
 
 
 def cosine_decay(base: Schedule, steps: int, *, end: Scalar = 0.0) -> Callable[[int], Scalar]:
-    """From ``base`` to ``end`` along half a cosine of ``steps`` steps, then ``end``, as ``CosineAnnealingLR``."""
+    """From ``base`` to ``end`` along half a cosine of ``steps`` steps, then ``end``, as
+    ``CosineAnnealingLR``.
+    """
     return lambda t: _cosine(at(base, t), end, min(t / steps, 1.0))
 
 
 def warmup(then: Schedule, steps: int, *, start: Scalar | None = None) -> Callable[[int], Scalar]:
-    """Climb linearly from ``start · then(0)`` for ``steps`` steps, then follow ``then`` from its beginning.
+    """Climb linearly from ``start · then(0)`` for ``steps`` steps, then follow ``then`` from its
+    beginning.
 
     As ``LinearLR`` followed by another scheduler in ``SequentialLR``.
 
@@ -66,7 +86,9 @@ def warmup(then: Schedule, steps: int, *, start: Scalar | None = None) -> Callab
         start: fraction at step 0. Default: 1/steps, so that no step is lost.
     """
     first = 1 / max(steps, 1) if start is None else start
-    return lambda t: at(then, t - steps) if t >= steps else at(then, 0) * (first + (1 - first) * t / steps)
+    return lambda t: (
+        at(then, t - steps) if t >= steps else at(then, 0) * (first + (1 - first) * t / steps)
+    )
 
 
 def one_cycle(
@@ -76,7 +98,8 @@ def one_cycle(
 
     Args:
         rise: fraction of the steps that climb.
-        start: first value over ``peak`` (1/``div_factor``). end: last over first value (1/``final_div_factor``).
+        start: first value over ``peak`` (1/``div_factor``).
+        end: last over first value (1/``final_div_factor``).
     """
     top = rise * steps - 1  # the step of the peak; a fraction, as in torch
 
@@ -101,27 +124,19 @@ def _cosine(first: Scalar, last: Scalar, fraction: float) -> Scalar:
     return last + (first - last) * (1 + math.cos(math.pi * fraction)) / 2
 
 
-def _per_step(rule: Rule, steps: int, schedules: dict[str, Schedule], combine: Callable[[Any, Any], Any]) -> list[Rule]:
-    paths = {name: _outermost(rule, name) for name in schedules}
+def _require_lengths(steps: int, schedules: dict[str, Schedule]) -> None:
     for name, schedule in schedules.items():
         _require_length(name, schedule, steps)
-    held = numbers(rule)
-    return [
-        with_numbers(rule, {p: combine(held[p], at(schedules[name], t)) for name in paths for p in paths[name]})
-        for t in range(steps)
-    ]
-
-
-def _outermost(rule: Rule, name: str) -> list[str]:
-    """The paths of the field ``name``, in each branch that of the outermost rule which has it."""
-    homes = {path: path[: -len(name)] for path in numbers(rule) if path.split("/")[-1] == name}
-    if not homes:
-        raise SimudyError(f"no number called {name!r} to schedule; this rule has {', '.join(numbers(rule))}")
-    return [path for path in homes if not any(path.startswith(home) for home in homes.values() if home != homes[path])]
 
 
 def _require_length(name: str, schedule: Any, steps: int) -> None:
-    single = callable(schedule) or isinstance(schedule, (int, float)) or getattr(schedule, "ndim", 1) == 0
+    single = (
+        callable(schedule)
+        or isinstance(schedule, (int, float))
+        or getattr(schedule, "ndim", 1) == 0
+    )
     length = steps if single else len(schedule)  # type: ignore[arg-type]
     if length != steps:
-        raise SimudyError(f"the schedule of {name!r} has {length} values for {steps} steps: give one per step")
+        raise SimudyError(
+            f"the schedule of {name!r} has {length} values for {steps} steps: give one per step"
+        )

@@ -19,11 +19,14 @@ class SGD(Decaying):
 
     Args:
         lr: step size η, a number or a scalar tensor (as every field below that is not a flag).
-        momentum: μ. dampening: τ. weight_decay: λ.
+        momentum: μ.
+        dampening: τ.
+        weight_decay: λ.
         nesterov: look ahead along the momentum.
         maximize: ascend.
 
-    Reference: Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013.
+    Reference: Sutskever et al., On the importance of initialization and momentum in deep learning,
+    ICML 2013.
 
     Example:
         >>> import torch
@@ -41,7 +44,9 @@ class SGD(Decaying):
 
     spans_gradients: ClassVar[bool] = True
 
-    def step(self, grad: Tensor, state: Tensor | None, param: Tensor) -> tuple[Tensor, Tensor | None]:
+    def step(
+        self, grad: Tensor, state: Tensor | None, param: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         grad, param = self.decayed(grad, param)
         if not is_on(self.momentum):
             return less(param, self.lr, grad), None

@@ -1,4 +1,6 @@
-"""Where images come from. One file per source; what they share is in images.py, pixels.py and select.py."""
+"""Where images come from. One file per source; what they share is in images.py, pixels.py and
+select.py.
+"""
 
 from simudy.victim.data.cifar10 import Cifar10
 from simudy.victim.data.faces import Faces

@@ -18,7 +18,9 @@ from simudy.victim.data.select import Pool, at_least_one, balanced
 FOLDER, BATCH, NAMES = "cifar-10-batches-bin", "data_batch_1.bin", "batches.meta.txt"
 RECORD = 1 + 3 * 32 * 32  # a label byte, then the R, G and B planes, row by row
 ANIMALS = (2, 3, 4, 5, 6, 7)  # the other four are vehicles
-USUAL = Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # of the 50,000 training images
+USUAL = Normalisation(
+    (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+)  # of the 50,000 training images
 FETCH = "fetch the binary version, https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 
 
@@ -26,11 +28,11 @@ FETCH = "fetch the binary version, https://www.cs.toronto.edu/~kriz/cifar-10-bin
 class Cifar10:
     """Colour 32×32 images of ten classes (Krizhevsky 2009), read from `data_batch_1.bin`.
 
-    root: the folder that holds `cifar-10-batches-bin`, or that folder. n: images of the victim, the first of each
-    class. heldout: images kept as controls; None: as many as n. size: height and width; None: 32. grey: luma alone.
-    binary: two classes, vehicles and animals. shuffle: draw n and heldout with the seed, not the first of each class.
-    *_records: [first, one past the last] of the records a part is taken from; pretraining takes all of its own, or none
-    where that is None.
+    root: the folder that holds `cifar-10-batches-bin`, or that folder. n: images of the victim, the
+    first of each class. heldout: images kept as controls; None: as many as n. size: height and
+    width; None: 32. grey: luma alone. binary: two classes, vehicles and animals. shuffle: draw n
+    and heldout with the seed, not the first of each class. *_records: [first, one past the last] of
+    the records a part is taken from; pretraining takes all of its own, or none where that is None.
     Normalisation: the constants everyone uses; for grey images, measured on the held-out ones.
     """
 
@@ -46,7 +48,9 @@ class Cifar10:
     pretrain_records: Sequence[int] | None = (2000, 10000)
 
     def load(self, *, seed: int) -> Splits:
-        """Images (n, 3 or 1, size, size). SimudyError for missing or damaged files, or too few images of a class."""
+        """Images (n, 3 or 1, size, size). SimudyError for missing or damaged files, or too few
+        images of a class.
+        """
         folder = find(Path(self.root).expanduser())
         pool = self.pool(read_records(folder / BATCH), read_names(folder / NAMES))
         wanted = (self.victim_records, self.heldout_records, self.pretrain_records)
@@ -56,7 +60,9 @@ class Cifar10:
         count = self.n if self.heldout is None else self.heldout
         held = pool.take(balanced(pool, count, among=within(order, controls), option="heldout"))
         pretrain = pool.take(torch.arange(public.start, public.stop)) if public else None
-        return Splits(pool.take(victim), held, pretrain, Normalisation.of(held.images) if self.grey else USUAL)
+        return Splits(
+            pool.take(victim), held, pretrain, Normalisation.of(held.images) if self.grey else USUAL
+        )
 
     def pool(self, records: np.ndarray, names: tuple[str, ...]) -> Pool:
         """records: (m, 3073) uint8, on disk."""
@@ -67,7 +73,9 @@ class Cifar10:
             return resize(to_grey(images) if self.grey else images, self.size)
 
         if self.binary:
-            return Pool(torch.isin(labels, torch.tensor(ANIMALS)).long(), ("vehicle", "animal"), read)
+            return Pool(
+                torch.isin(labels, torch.tensor(ANIMALS)).long(), ("vehicle", "animal"), read
+            )
         return Pool(labels, names, read)
 
 
@@ -76,14 +84,19 @@ def find(root: Path) -> Path:
     for folder in (root / FOLDER, root):
         if (folder / BATCH).is_file():
             return folder
-    raise SimudyError(f"no {FOLDER}/{BATCH} in '{root}': {FETCH}, and set data.root to the folder it is unpacked in")
+    raise SimudyError(
+        f"no {FOLDER}/{BATCH} in '{root}': {FETCH}, and set data.root to the folder it is unpacked "
+        "in"
+    )
 
 
 def read_records(path: Path) -> np.ndarray:
     """(m, 3073) uint8, mapped: only the records that are indexed are read."""
     size = path.stat().st_size
     if size == 0 or size % RECORD:
-        raise SimudyError(f"'{path}' is truncated or corrupt ({size} bytes, not a multiple of {RECORD}): {FETCH}")
+        raise SimudyError(
+            f"'{path}' is truncated or corrupt ({size} bytes, not a multiple of {RECORD}): {FETCH}"
+        )
     records = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, RECORD)
     if records[:, 0].max() > 9:
         raise SimudyError(f"'{path}' is truncated or corrupt (a label above 9): {FETCH}")
@@ -98,16 +111,22 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def spans(wanted: Sequence[Sequence[int] | None], count: int) -> list[range]:
-    """Each pair as a range of records. SimudyError where one leaves the file or two overlap (a leak of the secret)."""
+    """Each pair as a range of records. SimudyError where one leaves the file or two overlap (a leak
+    of the secret).
+    """
     found = []
     for part, pair in zip(("victim", "heldout", "pretrain"), wanted, strict=True):
         start, stop = pair if pair and len(pair) == 2 else (0, -1 if pair else 0)
         if not 0 <= start <= stop <= count:
             raise SimudyError(
-                f"data.{part}_records={pair}: give [first, one past the last] of the file's {count} records"
+                f"data.{part}_records={pair}: give [first, one past the last] of the file's "
+                f"{count} records"
             )
         if any(max(start, other.start) < min(stop, other.stop) for other in found):
-            raise SimudyError(f"{part}_records [{start}, {stop}] overlaps another part: set data.{part}_records apart")
+            raise SimudyError(
+                f"{part}_records [{start}, {stop}] overlaps another part: set data.{part}_records "
+                "apart"
+            )
         found.append(range(start, stop))
     return found
 

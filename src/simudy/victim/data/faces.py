@@ -17,9 +17,10 @@ EACH = 100  # lfw_subset holds 100 faces, then 100 crops of background
 class Faces:
     """Grey 25×25 crops of two classes, "face" and "not a face", 100 of each.
 
-    n: images of the victim, both classes together. heldout: images kept as controls; None: as many as n.
-    size: height and width. shuffle: draw the images with the seed, in place of the first of each class.
-    Source: `skimage.data.lfw_subset`, taken from Labeled Faces in the Wild (Huang et al. 2007).
+    n: images of the victim, both classes together. heldout: images kept as controls; None: as many
+    as n. size: height and width. shuffle: draw the images with the seed, in place of the first of
+    each class. Source: `skimage.data.lfw_subset`, taken from Labeled Faces in the Wild (Huang et
+    al. 2007).
     """
 
     n: int = 20
@@ -28,7 +29,9 @@ class Faces:
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
-        """Images (n, 1, size, size). Raises SimudyError where n and heldout exceed what is there."""
+        """Images (n, 1, size, size). Raises SimudyError where n and heldout exceed what is
+        there.
+        """
         from skimage.data import lfw_subset  # part of the wheel: works offline, without pooch
 
         images = resize(as_pixels(lfw_subset())[:, None], self.size)  # (200, 1, size, size)

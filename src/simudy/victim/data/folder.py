@@ -19,12 +19,14 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 @dataclass
 class Folder:
-    """Pictures in `root/<class>/…`, searched to any depth (so TinyImageNet's `<class>/images/*.JPEG` works as it is).
+    """Pictures in `root/<class>/…`, searched to any depth (so TinyImageNet's
+    `<class>/images/*.JPEG` works as it is).
 
-    root: the folder. n: images of the victim, the first of each class by name. heldout: the next ones, as controls;
-    None: as many as n. size: height and width, by centre crop and antialiased resize; None: as they are, if all alike.
-    grey: luma alone. pretrain: how many of the rest to pretrain on. shuffle: draw with the seed, not first by name.
-    Normalisation is measured on the held-out images.
+    root: the folder. n: images of the victim, the first of each class by name. heldout: the next
+    ones, as controls; None: as many as n. size: height and width, by centre crop and antialiased
+    resize; None: as they are, if all alike. grey: luma alone. pretrain: how many of the rest to
+    pretrain on. shuffle: draw with the seed, not first by name. Normalisation is measured on the
+    held-out images.
     """
 
     root: str
@@ -36,7 +38,9 @@ class Folder:
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
-        """Images (n, 3 or 1, h, w). SimudyError for a missing folder, a broken picture, sizes that differ."""
+        """Images (n, 3 or 1, h, w). SimudyError for a missing folder, a broken picture, sizes that
+        differ.
+        """
         classes, paths, labels = catalogue(Path(self.root).expanduser())
 
         def read(indices: Tensor) -> Tensor:
@@ -63,13 +67,25 @@ class Folder:
 
 def catalogue(root: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
     """Class names, picture paths and their labels, sorted by name."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
+    folders = (
+        sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+        if root.is_dir()
+        else []
+    )
     if not folders:
-        raise SimudyError(f"no class folders in '{root}': set data.root to a folder with one sub-folder per class")
+        raise SimudyError(
+            f"no class folders in '{root}': set data.root to a folder with one sub-folder per class"
+        )
     found = [(path, label) for label, folder in enumerate(folders) for path in pictures(folder)]
     if not found:
-        raise SimudyError(f"no pictures under '{root}': data.root takes {', '.join(sorted(SUFFIXES))}")
-    return tuple(p.name for p in folders), [path for path, _ in found], [label for _, label in found]
+        raise SimudyError(
+            f"no pictures under '{root}': data.root takes {', '.join(sorted(SUFFIXES))}"
+        )
+    return (
+        tuple(p.name for p in folders),
+        [path for path, _ in found],
+        [label for _, label in found],
+    )
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -15,8 +15,8 @@ from simudy.errors import SimudyError
 class ImageSet:
     """Labelled images as pixels, not normalised.
 
-    images: (n, c, h, w) float32 in [0, 1]; labels: (n,) int64 in [0, len(classes)); classes: their names.
-    Raises SimudyError where images and labels do not fit together.
+    images: (n, c, h, w) float32 in [0, 1]; labels: (n,) int64 in [0, len(classes)); classes: their
+    names. Raises SimudyError where images and labels do not fit together.
     """
 
     images: Tensor
@@ -50,9 +50,14 @@ class Normalisation:
 
     @classmethod
     def of(cls, images: Tensor) -> Normalisation:
-        """Mean and (biased) standard deviation of each channel of pixels (n, c, h, w). Raises SimudyError if n = 0."""
+        """Mean and (biased) standard deviation of each channel of pixels (n, c, h, w). Raises
+        SimudyError if n = 0.
+        """
         if len(images) == 0:
-            raise SimudyError("normalisation is measured on the held-out images and there are none: set data.heldout=1")
+            raise SimudyError(
+                "normalisation is measured on the held-out images and there are none: set "
+                "data.heldout=1"
+            )
         std, mean = torch.std_mean(images.double(), dim=(0, 2, 3), correction=0)
         std[std < 1e-6] = 1.0  # a channel without contrast is only shifted
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
@@ -62,7 +67,9 @@ class Normalisation:
         return (images - self._column(self.mean, images)) / self._column(self.std, images)
 
     def denormalise(self, images: Tensor) -> Tensor:
-        """(..., c, h, w) normalised values to pixels; not clipped, so it inverts `normalise` exactly."""
+        """(..., c, h, w) normalised values to pixels; not clipped, so it inverts `normalise`
+        exactly.
+        """
         return images * self._column(self.std, images) + self._column(self.mean, images)
 
     @staticmethod
@@ -74,8 +81,8 @@ class Normalisation:
 class Splits:
     """The three disjoint parts of a source.
 
-    victim: the secret images, seen by the victim and the scorer alone. heldout: public images for controls and floors.
-    pretrain: public images to pretrain a network on, if the source offers any.
+    victim: the secret images, seen by the victim and the scorer alone. heldout: public images for
+    controls and floors. pretrain: public images to pretrain a network on, if the source offers any.
     normalisation: public knowledge, hence never measured on the victim's images.
     """
 

@@ -13,21 +13,26 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's mode "L"
 
 
 def as_pixels(array: np.ndarray | Tensor) -> Tensor:
-    """Any shape, uint8 in 0..255 or floats already in [0, 1] -> float32 in [0, 1]; SimudyError for anything else."""
+    """Any shape, uint8 in 0..255 or floats already in [0, 1] -> float32 in [0, 1]; SimudyError for
+    anything else.
+    """
     values = torch.as_tensor(array)
     if values.dtype == torch.uint8:
         return values.float() / 255
     if not values.is_floating_point():
         raise SimudyError(f"images are {values.dtype}: give uint8 in 0..255 or floats in [0, 1]")
     if not bool(((values >= 0) & (values <= 1)).all()):  # NaN fails both comparisons
-        raise SimudyError("images hold values outside [0, 1]: give uint8 in 0..255, or floats divided by 255")
+        raise SimudyError(
+            "images hold values outside [0, 1]: give uint8 in 0..255, or floats divided by 255"
+        )
     return values.float()
 
 
 def channels_first(images: Tensor) -> Tensor:
     """(n, h, w), (n, h, w, c) or (n, c, h, w) -> (n, c, h, w), for c = 1 or 3.
 
-    Where both readings are possible (images 1 or 3 pixels wide) channels come first. SimudyError if neither is.
+    Where both readings are possible (images 1 or 3 pixels wide) channels come first. SimudyError if
+    neither is.
     """
     if images.ndim == 3:
         return images[:, None]
@@ -36,16 +41,21 @@ def channels_first(images: Tensor) -> Tensor:
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images.permute(0, 3, 1, 2).contiguous()
     raise SimudyError(
-        f"images have shape {tuple(images.shape)}: give (n, h, w), (n, h, w, c) or (n, c, h, w), c = 1 or 3"
+        f"images have shape {tuple(images.shape)}: give (n, h, w), (n, h, w, c) or (n, c, h, w), c "
+        "= 1 or 3"
     )
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
-    """(n, c, h, w) pixels -> (n, c, size, size) pixels, antialiased; unchanged where size is None or already so."""
+    """(n, c, h, w) pixels -> (n, c, size, size) pixels, antialiased; unchanged where size is None
+    or already so.
+    """
     if size is None or images.shape[2:] == (size, size):
         return images
     if size < 1:
-        raise SimudyError(f"size is {size}: set data.size to at least 1, or null to keep the images as they are")
+        raise SimudyError(
+            f"size is {size}: set data.size to at least 1, or null to keep the images as they are"
+        )
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 

@@ -16,8 +16,8 @@ from simudy.victim.data.images import ImageSet, Normalisation, Splits
 class Pool:
     """All a source has, with the images still unread, so that only the chosen ones are decoded.
 
-    labels: (m,) int64 in [0, len(classes)); classes: names; read: indices (k,) -> pixels (k, c, h, w) in [0, 1].
-    Raises SimudyError for labels outside that range.
+    labels: (m,) int64 in [0, len(classes)); classes: names; read: indices (k,) -> pixels (k, c, h,
+    w) in [0, 1]. Raises SimudyError for labels outside that range.
     """
 
     labels: Tensor
@@ -29,23 +29,31 @@ class Pool:
             raise SimudyError("the data source holds no image: point data at one that does")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= len(self.classes):
-            raise SimudyError(f"labels run from {low} to {high}: number the {len(self.classes)} classes from 0")
+            raise SimudyError(
+                f"labels run from {low} to {high}: number the {len(self.classes)} classes from 0"
+            )
 
     def take(self, indices: Tensor) -> ImageSet:
         return ImageSet(self.read(indices), self.labels[indices], self.classes)
 
     def order(self, seed: int | None) -> Tensor:
-        """(m,) indices: without a seed the source's own order, as in the paper; else a permutation drawn from it."""
+        """(m,) indices: without a seed the source's own order, as in the paper; else a permutation
+        drawn from it.
+        """
         if seed is None:
             return torch.arange(len(self.labels))
         return torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
 
 
-def split(pool: Pool, order: Tensor, *, n: int, heldout: int | None = None, pretrain: int = 0) -> Splits:
-    """In `order`, the first `n` images, balanced over the classes, are the secret; the next `heldout` (n unless told
-    otherwise) are the controls, the next `pretrain` the pretraining set, each balanced in the same way.
+def split(
+    pool: Pool, order: Tensor, *, n: int, heldout: int | None = None, pretrain: int = 0
+) -> Splits:
+    """In `order`, the first `n` images, balanced over the classes, are the secret; the next
+    `heldout` (n unless told otherwise) are the controls, the next `pretrain` the pretraining set,
+    each balanced in the same way.
 
-    Normalisation is measured on the held-out images. Raises SimudyError where a class runs out of images.
+    Normalisation is measured on the held-out images. Raises SimudyError where a class runs out of
+    images.
     """
     victim = balanced(pool, at_least_one(n), among=order, option="n")
     among = without(order, victim)
@@ -60,8 +68,9 @@ def split(pool: Pool, order: Tensor, *, n: int, heldout: int | None = None, pret
 def balanced(pool: Pool, n: int, *, among: Tensor, option: str) -> Tensor:
     """(n,) indices: the first of each class in `among`, dealt class by class: 0, 1, …, 0, 1, ….
 
-    Any remainder of n by the number of classes so falls to the first classes, and every run of images (a batch) mixes
-    the classes. Raises SimudyError, naming data.`option`, where a class of `among` runs short.
+    Any remainder of n by the number of classes so falls to the first classes, and every run of
+    images (a batch) mixes the classes. Raises SimudyError, naming data.`option`, where a class of
+    `among` runs short.
     """
     labels, count = pool.labels[among], len(pool.classes)
     held = torch.bincount(labels, minlength=count)  # (classes,)

@@ -17,13 +17,15 @@ from simudy.victim.data.select import Pool, split
 
 @dataclass
 class TorchDataset:
-    """A map-style dataset of (image, label) pairs; an image is a PIL picture, or uint8 or floats in [0, 1] as a tensor.
+    """A map-style dataset of (image, label) pairs; an image is a PIL picture, or uint8 or floats in
+    [0, 1] as a tensor.
 
-    dataset: the object itself; as a setting, `data.dataset={_target_: torchvision.datasets.SVHN, root: …}`.
-    n: images of the victim, the first of each class. heldout: the next ones, as controls; None: as many as n.
-    pretrain: how many of the rest to pretrain on. shuffle: draw with the seed, not the first of each class.
-    Labels come from `dataset.targets` where it has them; otherwise the whole dataset is read once to learn them.
-    Normalisation is measured on the held-out images: leave it out of the dataset's transforms.
+    dataset: the object itself; as a setting, `data.dataset={_target_: torchvision.datasets.SVHN,
+    root: …}`. n: images of the victim, the first of each class. heldout: the next ones, as
+    controls; None: as many as n. pretrain: how many of the rest to pretrain on. shuffle: draw with
+    the seed, not the first of each class. Labels come from `dataset.targets` where it has them;
+    otherwise the whole dataset is read once to learn them. Normalisation is measured on the
+    held-out images: leave it out of the dataset's transforms.
     """
 
     dataset: Any
@@ -42,7 +44,10 @@ class TorchDataset:
     def read(self, indices: Tensor) -> Tensor:
         images = [picture(self.dataset[i][0]) for i in indices.tolist()]
         if len({tuple(image.shape) for image in images}) > 1:
-            raise SimudyError("images of the dataset differ in size or mode: give it a transform that makes them alike")
+            raise SimudyError(
+                "images of the dataset differ in size or mode: give it a transform that makes them "
+                "alike"
+            )
         return torch.stack(images) if images else torch.empty(0, 1, 1, 1)
 
 

@@ -1,6 +1,7 @@
 """Networks to train and attack: normalised images (n, c, h, w) -> logits (n, classes).
 
-All take `shape`, the (c, h, w) of an image, and `classes`, how many; the rest are their own options.
+All take `shape`, the (c, h, w) of an image, and `classes`, how many; the rest are their own
+options.
 """
 
 from simudy.victim.models.cnn import CNN

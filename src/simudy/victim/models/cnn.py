@@ -10,7 +10,8 @@ from simudy.victim.models.layers import activation_named, norm_named
 
 
 class CNN(nn.Module):
-    """`depth` blocks of 3×3 convolution (stride 2), norm and activation; then mean over space and a linear layer.
+    """`depth` blocks of 3×3 convolution (stride 2), norm and activation; then mean over space and a
+    linear layer.
 
     norm: "none", "batch" or "group" (8 groups). activation: a name in ACTIVATIONS.
     """
@@ -29,7 +30,9 @@ class CNN(nn.Module):
         self.blocks = nn.Sequential()
         for i in range(depth):
             channels = shape[0] if i == 0 else width
-            self.blocks.append(nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=norm == "none"))
+            self.blocks.append(
+                nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=norm == "none")
+            )
             self.blocks.append(norm_named(norm, width))
             self.blocks.append(activation_named(activation))
         self.head = nn.Linear(width, classes)

@@ -34,7 +34,11 @@ class MLP(nn.Module):
         sizes = [prod(shape), *[width] * depth, classes]
         self.layers = nn.Sequential(nn.Flatten())
         for i in range(depth + 1):
-            self.layers.append(nn.Linear(sizes[i], sizes[i + 1], bias=bias == "all" or (bias == "first" and i == 0)))
+            self.layers.append(
+                nn.Linear(
+                    sizes[i], sizes[i + 1], bias=bias == "all" or (bias == "first" and i == 0)
+                )
+            )
             if i < depth:
                 self.layers.append(activation_named(activation))
 

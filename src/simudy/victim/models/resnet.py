@@ -12,8 +12,9 @@ from simudy.victim.models.layers import lookup, norm_named
 class ResNet(nn.Module):
     """3×3 stem without pooling, four stages of residual blocks, mean over space, linear.
 
-    depth: 18, 34 (basic blocks) or 50 (bottlenecks). width: channels of the first stage, doubled at each next one.
-    norm: "batch", "group" (8 groups) or "none". Depth 18, width 64 and 10 classes make 11.17 million parameters.
+    depth: 18, 34 (basic blocks) or 50 (bottlenecks). width: channels of the first stage, doubled at
+    each next one. norm: "batch", "group" (8 groups) or "none". Depth 18, width 64 and 10 classes
+    make 11.17 million parameters.
     """
 
     def __init__(
@@ -53,11 +54,16 @@ class Block(nn.Module):
         self.body = self.convolutions(entering, channels, stride, norm)
         self.shortcut = nn.Sequential()
         if stride > 1 or entering != leaving:
-            self.shortcut = nn.Sequential(*convolution(entering, leaving, norm, size=1, stride=stride))
+            self.shortcut = nn.Sequential(
+                *convolution(entering, leaving, norm, size=1, stride=stride)
+            )
         self.relu = nn.ReLU()
 
     def convolutions(self, entering: int, channels: int, stride: int, norm: str) -> nn.Sequential:
-        first, second = convolution(entering, channels, norm, stride=stride), convolution(channels, channels, norm)
+        first, second = (
+            convolution(entering, channels, norm, stride=stride),
+            convolution(channels, channels, norm),
+        )
         return nn.Sequential(*first, nn.ReLU(), *second)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,4 +93,6 @@ def convolution(
     entering: int, leaving: int, norm: str, *, size: int = 3, stride: int = 1
 ) -> tuple[nn.Module, nn.Module]:
     """A convolution without bias that keeps h and w (over stride), and its normalisation."""
-    return nn.Conv2d(entering, leaving, size, stride, size // 2, bias=False), norm_named(norm, leaving)
+    return nn.Conv2d(entering, leaving, size, stride, size // 2, bias=False), norm_named(
+        norm, leaving
+    )

@@ -11,7 +11,8 @@ from simudy.errors import SimudyError
 
 
 class ViT(nn.Module):
-    """Patches by a strided convolution, plus `position`, `depth` pre-norm blocks, mean over tokens, linear.
+    """Patches by a strided convolution, plus `position`, `depth` pre-norm blocks, mean over tokens,
+    linear.
 
     position: (1, tokens, width), learned; its displacement is a term of the attack's distance.
     Raises SimudyError where patch does not divide the image or heads does not divide width.
@@ -30,9 +31,13 @@ class ViT(nn.Module):
         super().__init__()
         c, h, w = shape
         if h % patch or w % patch:
-            raise SimudyError(f"patches of {patch} do not tile {h}×{w} images: set model.patch to a divisor")
+            raise SimudyError(
+                f"patches of {patch} do not tile {h}×{w} images: set model.patch to a divisor"
+            )
         if width % heads:
-            raise SimudyError(f"{heads} heads do not share a width of {width}: set model.heads to a divisor")
+            raise SimudyError(
+                f"{heads} heads do not share a width of {width}: set model.heads to a divisor"
+            )
         self.patches = nn.Conv2d(c, width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(1, (h // patch) * (w // patch), width))
         self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(depth)])
@@ -52,7 +57,9 @@ class Block(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norms[0](x))
@@ -60,7 +67,9 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention in plain operations: the fused kernels have neither second nor forward derivatives."""
+    """Multi-head self-attention in plain operations: the fused kernels have neither second nor
+    forward derivatives.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -69,6 +78,8 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (n, heads, tokens, ·)
+        q, k, v = (
+            self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (n, heads, tokens, ·)
         weights = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(3)
         return self.out((weights @ v).transpose(1, 2).flatten(2))

@@ -1,4 +1,6 @@
-"""A module made fit to be differentiated twice: what torch gets wrong is rewritten on our copy, or refused."""
+"""A module made fit to be differentiated twice: what torch gets wrong is rewritten on our copy, or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def refuse_inexact(module: nn.Module) -> None:
 
 
 def rewrite(module: nn.Module) -> None:
-    """Give the layers of ``module``, in place, the same values by operations that torch differentiates rightly."""
+    """Give the layers of ``module``, in place, the same values by operations that torch
+    differentiates rightly.
+    """
     for layer in module.modules():
         if isinstance(layer, _NormBase) and layer.training:
             layer.track_running_stats = False  # normalise by the batch, update nothing
@@ -31,8 +35,11 @@ def rewrite(module: nn.Module) -> None:
 
 
 def _weight_norm(dim: int, g: Tensor, v: Tensor) -> Tensor:
-    # torch._weight_norm holds the norm constant in its second derivative: torch's own gradgradcheck fails on it.
-    others = [d for d in range(v.ndim) if d != dim]  # dim −1, which is torch's None, leaves out none
+    # torch._weight_norm holds the norm constant in its second derivative: torch's own gradgradcheck
+    # fails on it.
+    others = [
+        d for d in range(v.ndim) if d != dim
+    ]  # dim −1, which is torch's None, leaves out none
     return v * (g / v.square().sum(others, keepdim=True).sqrt())
 
 
@@ -40,13 +47,20 @@ def _random(layer: nn.Module) -> str | None:
     rate = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0.0)
     if layer.training and isinstance(rate, float) and rate > 0:
         return (
-            "drops units at random in train mode, so the run cannot be simulated; put it in eval mode or set its "
+            "drops units at random in train mode, so the run cannot be simulated; put it in eval "
+            "mode or set its "
             "rate to 0"
         )
     if layer.training and isinstance(layer, nn.RReLU):
-        return "draws its slopes at random in train mode, so the run cannot be simulated; put it in eval mode"
+        return (
+            "draws its slopes at random in train mode, so the run cannot be simulated; put it in "
+            "eval mode"
+        )
     if isinstance(layer, (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)):
-        return "draws its regions at random, so the run cannot be simulated; use MaxPool or AdaptiveMaxPool"
+        return (
+            "draws its regions at random, so the run cannot be simulated; use MaxPool or "
+            "AdaptiveMaxPool"
+        )
     return None
 
 
@@ -56,15 +70,25 @@ def _underivable(layer: nn.Module) -> str | None:
     if isinstance(layer, nn.EmbeddingBag):
         return "has no second derivative in torch; use Embedding and a sum or mean over its words"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
-        return "shortens its weight in place, outside of the graph, where max_norm is set; set max_norm=None"
+        return (
+            "shortens its weight in place, outside of the graph, where max_norm is set; set "
+            "max_norm=None"
+        )
     if isinstance(layer, nn.Embedding) and layer.scale_grad_by_freq:
-        return "has a wrong second derivative in torch with scale_grad_by_freq; set scale_grad_by_freq=False"
+        return (
+            "has a wrong second derivative in torch with scale_grad_by_freq; set "
+            "scale_grad_by_freq=False"
+        )
     if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
         return (
-            "has a row that feels no gradient with padding_idx, which no second derivative in torch respects; set "
+            "has a row that feels no gradient with padding_idx, which no second derivative in "
+            "torch respects; set "
             "padding_idx=None and multiply the output by a mask"
         )
     hooks = {type(hook).__module__ for hook in layer._forward_pre_hooks.values()}
     if hooks & {"torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm"}:
-        return "computes its weight in a hook, which torch has deprecated; use torch.nn.utils.parametrizations instead"
+        return (
+            "computes its weight in a hook, which torch has deprecated; use "
+            "torch.nn.utils.parametrizations instead"
+        )
     return None

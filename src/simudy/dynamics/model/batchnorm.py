@@ -1,9 +1,11 @@
-"""Frozen BatchNorm folded into the convolution before it: the same function, without a pass over the activations.
+"""Frozen BatchNorm folded into the convolution before it: the same function, without a pass over
+the activations.
 
-In eval mode BatchNorm is y ↦ s·y + t by channel, with s = γ/√(σ² + ε) and t = β − μs. After a convolution with weight W
-and bias b that is a convolution with weight sW and bias sb + t, exactly. γ and β keep their gradients, which now come
-from the weight instead of from every activation, in each derivative anew. Where the weight is the larger of the two
-nothing would be gained, and the pair is computed as it stands.
+In eval mode BatchNorm is y ↦ s·y + t by channel, with s = γ/√(σ² + ε) and t = β − μs. After a
+convolution with weight W and bias b that is a convolution with weight sW and bias sb + t, exactly.
+γ and β keep their gradients, which now come from the weight instead of from every activation, in
+each derivative anew. Where the weight is the larger of the two nothing would be gained, and the
+pair is computed as it stands.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from torch.nn.modules.conv import _ConvNd
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def fold_frozen_norms(module: nn.Module) -> None:
+def fold_batchnorm(module: nn.Module) -> None:
     """Fold, in place, every frozen BatchNorm of ``module`` that one convolution alone feeds.
 
-    The parameters keep their names. A module that cannot be traced stays as it is, and so does a pair with hooks.
+    The parameters keep their names. A module that cannot be traced stays as it is, and so does a
+    pair with hooks.
     """
     for convolution, norm in _pairs(module):
         convolution.forward = partial(_folded, convolution, norm)  # type: ignore[method-assign]
@@ -31,7 +34,9 @@ def fold_frozen_norms(module: nn.Module) -> None:
 
 
 def _folded(convolution: _ConvNd, norm: _BatchNorm, inputs: Tensor) -> Tensor:
-    if inputs.numel() < convolution.weight.numel():  # then it is cheaper to pass over the activations
+    if (
+        inputs.numel() < convolution.weight.numel()
+    ):  # then it is cheaper to pass over the activations
         plain = convolution._conv_forward(inputs, convolution.weight, convolution.bias)
         return type(norm).forward(norm, plain)
     scale, shift = _affine(norm)
@@ -60,7 +65,12 @@ def _pairs(module: nn.Module) -> Iterator[tuple[_ConvNd, _BatchNorm]]:
     layers = dict(module.named_modules(remove_duplicate=False))
     for node in nodes:
         norm, source = layers[str(node.target)], node.args[0] if node.args else None
-        if not _is_frozen(norm) or not isinstance(source, fx.Node) or source not in nodes or len(source.users) > 1:
+        if (
+            not _is_frozen(norm)
+            or not isinstance(source, fx.Node)
+            or source not in nodes
+            or len(source.users) > 1
+        ):
             continue
         convolution = layers[str(source.target)]
         once = often.count(str(node.target)) == often.count(str(source.target)) == 1

@@ -1,9 +1,4 @@
-"""How ∇ℓ is computed and differentiated.
-
-A gradient mode turns ``loss(params, batch) -> scalar`` into ``grads(params, batch) -> Params``, itself differentiable.
-All of them give the same numbers. With ``has_aux`` the loss returns ``(scalar, aux)``, aux a tree of tensors, and the
-gradient ``(grads, aux)``.
-"""
+"""Forward over reverse: no graph of a graph."""
 
 from __future__ import annotations
 
@@ -17,46 +12,20 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.pullback import with_pullback
+from simudy.dynamics.custom_vjp import custom_vjp
+from simudy.dynamics.gradient.base import Gradient, Loss
+from simudy.dynamics.gradient.reverse import reverse
 from simudy.dynamics.tree import Params
-
-Loss = Callable[[Params, Any], Any]
-
-
-class Gradient:
-    """Base of the gradient modes."""
-
-    def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
-        """The gradient of ``loss`` with respect to ``params``: a function of ``(params, batch)``."""
-        raise NotImplementedError
-
-    def bind(self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]) -> tuple[Params, Any]:
-        """What a simulation starts with: its representation of ``params``, and the gradient function for it."""
-        return params, self.of(loss)
-
-
-@dataclass(frozen=True)
-class Reverse(Gradient):
-    """Reverse over reverse, as the paper: the graph of the gradient is itself kept.
-
-    Memory per step: the activations of the forward and the backward pass.
-    """
-
-    def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
-        return partial(reverse, loss, has_aux)
-
-
-def reverse(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
-    # The batch comes in by closure: torch.func would wrap, and so unmake, the factored weights it may hold.
-    return torch.func.grad(lambda p: loss(p, batch), has_aux=has_aux)(params)
 
 
 @dataclass(frozen=True)
 class Mixed(Gradient):
     """Forward over reverse: a step keeps θ and the batch, nothing of its graph.
 
-    For a cotangent v on g = ∇ℓ(θ, z), one jvp of the full gradient (∂θ, ∂z) in direction θ: v yields Hv and the mixed
-    terms, second derivatives being symmetric. Memory per step: θ. Time: 1.3 to 1.7 times that of ``Reverse``.
+    For a cotangent v on g = ∇ℓ(θ, z), one jvp of the full gradient (∂θ, ∂z) in direction θ: v
+    yields Hv and the mixed terms, second derivatives being symmetric. Memory per step: θ. Time: 1.3
+    to 1.7 times that of ``Reverse``.
+
     Reference: Kemaev et al., Scalable Meta-Learning via Mixed-Mode Differentiation, ICML 2025.
     """
 
@@ -76,7 +45,7 @@ def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
         grads, aux = ends[0]
         return (*grads.values(), *tree.leaves(aux))
 
-    outputs = with_pullback(value, partial(forward_over_reverse, loss, inputs), tree.leaves(inputs))
+    outputs = custom_vjp(value, partial(forward_over_reverse, loss, inputs), tree.leaves(inputs))
     _, aux = ends.pop()
     grads = dict(zip(params, outputs, strict=False))
     return (grads, tree.rebuild(aux, outputs[len(params) :])) if has_aux else grads
@@ -89,7 +58,9 @@ def forward_over_reverse(
     needed: Sequence[bool],
     cotangents: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """The pullback of (∇ℓ, aux): one jvp of the gradient of ℓ + s·⟨u, aux⟩ along (θ: v, s: 1) at s = 0."""
+    """The pullback of (∇ℓ, aux): one jvp of the gradient of ℓ + s·⟨u, aux⟩ along (θ: v, s: 1) at s
+    = 0.
+    """
     _load_forward_rules()
     n_params, dtype = len(inputs[0]), leaves[0].dtype
     along, on_aux = cotangents[:n_params], cotangents[n_params:]
@@ -101,16 +72,22 @@ def forward_over_reverse(
     def full_gradient(s: Tensor, *thetas: Tensor) -> tuple[Tensor, ...]:
         all_leaves = [*thetas, *leaves[n_params:]]
         wanted = [leaf for leaf, need in zip(all_leaves, needed, strict=True) if need]
-        return torch.func.grad(augmented, argnums=tuple(range(2, 2 + len(wanted))))(s, all_leaves, *wanted)
+        return torch.func.grad(augmented, argnums=tuple(range(2, 2 + len(wanted))))(
+            s, all_leaves, *wanted
+        )
 
     s = torch.zeros((), dtype=dtype, device=leaves[0].device)
-    products = torch.func.jvp(full_gradient, (s, *leaves[:n_params]), (torch.ones_like(s), *along))[1]
+    products = torch.func.jvp(full_gradient, (s, *leaves[:n_params]), (torch.ones_like(s), *along))[
+        1
+    ]
     return tree.fill([None] * len(leaves), needed, products)
 
 
 @cache
 def _load_forward_rules() -> None:
-    """torch loads its forward-mode rules at the first jvp, through a call it has itself deprecated: do so quietly."""
+    """torch loads its forward-mode rules at the first jvp, through a call it has itself deprecated:
+    do so quietly.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))

@@ -1,4 +1,6 @@
-"""A function of tensors with a derivative of its own: the one place that touches ``torch.autograd.Function``."""
+"""A function of tensors with a derivative of its own: the one place that touches
+``torch.autograd.Function``.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,20 @@ Value = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 Pullback = Callable[[Sequence[Tensor], Sequence[bool], Sequence[Tensor]], Sequence[Tensor | None]]
 
 
-def with_pullback(value: Value, pullback: Pullback, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """``value(leaves)`` whose backward pass is ``pullback(leaves, needed, cotangents)``; only ``leaves`` are kept.
+def custom_vjp(value: Value, pullback: Pullback, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """``value(leaves)`` whose backward pass is ``pullback(leaves, needed, cotangents)``; only
+    ``leaves`` are kept.
 
     Composes with ``torch.func`` (grad, vmap) and may be differentiated again.
 
     Raises:
-        SimudyError: ``value`` reads a tensor that requires grad and is not among ``leaves``. Its gradient would be
-            lost without a word.
+        SimudyError: ``value`` reads a tensor that requires grad and is not among ``leaves``. Its
+            gradient would be lost without a word.
     """
-    return _WithPullback.apply(value, pullback, *leaves)  # type: ignore[no-any-return]
+    return _CustomVjp.apply(value, pullback, *leaves)  # type: ignore[no-any-return]
 
 
-class _WithPullback(torch.autograd.Function):
+class _CustomVjp(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -35,8 +38,10 @@ class _WithPullback(torch.autograd.Function):
             outputs = value([leaf.detach() for leaf in leaves])
         if any(out.requires_grad for out in outputs):
             raise SimudyError(
-                "the loss uses a tensor that requires grad but is neither in params, in the batch nor a field of the "
-                "optimizer, so its gradient would be lost: pass it in the batch, or use Direct() with Reverse()"
+                "the loss uses a tensor that requires grad but is neither in params, in the batch "
+                "nor a field of the "
+                "optimizer, so its gradient would be lost: pass it in the batch, or use Direct() "
+                "with Reverse()"
             )
         return outputs
 

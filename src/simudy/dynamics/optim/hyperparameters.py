@@ -1,4 +1,6 @@
-"""The numbers inside a rule, through all its wrappers: read them, replace them, swap the rules at the bottom."""
+"""The numbers inside a rule, through all its wrappers: read them, replace them, swap the rules at
+the bottom.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from simudy.dynamics.optim.rule import Rule, Scalar
+from simudy.errors import SimudyError
 
 
-def numbers(rule: Rule) -> dict[str, Scalar]:
+def hyperparameters(rule: Rule) -> dict[str, Scalar]:
     """Every hyper-parameter that is a float or a tensor, by its path (names joined by ``/``).
 
     Example:
         >>> from simudy.dynamics.optim import Adadelta, ClippedByValue
-        >>> numbers(ClippedByValue(Adadelta(), max_value=2.0))
+        >>> hyperparameters(ClippedByValue(Adadelta(), max_value=2.0))
         {'rule/lr': 1.0, 'rule/rho': 0.9, 'rule/eps': 1e-06, 'rule/weight_decay': 0.0, 'max_value': 2.0}
     """
     found: dict[str, Any] = {}
@@ -25,15 +28,52 @@ def numbers(rule: Rule) -> dict[str, Scalar]:
     return {path: value for path, value in found.items() if isinstance(value, (float, Tensor))}
 
 
-def with_numbers(rule: Any, new: Mapping[str, Any]) -> Any:
+def with_hyperparameters(rule: Any, new: Mapping[str, Any]) -> Any:
     """A copy of ``rule`` with the hyper-parameters at these paths replaced.
 
     Example:
         >>> from simudy.dynamics.optim import SGD, Clipped
-        >>> with_numbers(Clipped(SGD(lr=0.1)), {"rule/lr": 0.2}).rule.lr
+        >>> with_hyperparameters(Clipped(SGD(lr=0.1)), {"rule/lr": 0.2}).rule.lr
         0.2
     """
     return _map(lambda path, value: new.get(path, value), rule)
+
+
+def scale_hyperparameters(rule: Rule, **factors: Scalar) -> Rule:
+    """A copy of ``rule`` with the named hyper-parameters multiplied, each in the outermost rules.
+
+    Raises:
+        SimudyError: no rule inside has a field of this name.
+
+    Example:
+        >>> from simudy.dynamics.optim import SGD, Clipped
+        >>> scale_hyperparameters(Clipped(SGD(lr=0.5)), lr=0.5).rule.lr
+        0.25
+    """
+    held = hyperparameters(rule)
+    scaled = {
+        path: held[path] * factor
+        for name, factor in factors.items()
+        for path in outermost(rule, name)
+    }
+    return with_hyperparameters(rule, scaled)
+
+
+def outermost(rule: Rule, name: str) -> list[str]:
+    """The paths of the field ``name``, in each branch that of the outermost rule which has it.
+
+    Raises:
+        SimudyError: no rule inside has it.
+    """
+    held = hyperparameters(rule)
+    homes = {path: path[: -len(name)] for path in held if path.split("/")[-1] == name}
+    if not homes:
+        raise SimudyError(f"no number called {name!r}; this rule has {', '.join(held)}")
+    return [
+        path
+        for path, home in homes.items()
+        if not any(path.startswith(other) for other in homes.values() if other != home)
+    ]
 
 
 def innermost(fn: Callable[[Rule], Any], node: Any) -> Any:
@@ -49,7 +89,10 @@ def innermost(fn: Callable[[Rule], Any], node: Any) -> Any:
 
 def _map(fn: Callable[[str, Any], Any], node: Any, path: str = "") -> Any:
     """A copy of a nest of rules with ``fn(path, leaf)`` in place of each leaf."""
-    new = {name: _map(fn, child, f"{path}/{name}".lstrip("/")) for name, child in _children(node).items()}
+    new = {
+        name: _map(fn, child, f"{path}/{name}".lstrip("/"))
+        for name, child in _children(node).items()
+    }
     if is_dataclass(node):
         return replace(node, **new)  # type: ignore[type-var]
     if isinstance(node, Mapping):
@@ -59,10 +102,17 @@ def _map(fn: Callable[[str, Any], Any], node: Any, path: str = "") -> Any:
 
 def _children(node: Any) -> dict[str, Any]:
     if isinstance(node, Rule) and is_dataclass(node):
-        return {field.name: _number(getattr(node, field.name), field.type) for field in fields(node)}
+        return {
+            field.name: _number(getattr(node, field.name), field.type) for field in fields(node)
+        }
     if isinstance(node, Mapping):
-        return {key.pattern if isinstance(key, re.Pattern) else str(key): child for key, child in node.items()}
-    return {str(i): child for i, child in enumerate(node)} if isinstance(node, (list, tuple)) else {}
+        return {
+            key.pattern if isinstance(key, re.Pattern) else str(key): child
+            for key, child in node.items()
+        }
+    return (
+        {str(i): child for i, child in enumerate(node)} if isinstance(node, (list, tuple)) else {}
+    )
 
 
 def _number(value: Any, annotation: Any) -> Any:

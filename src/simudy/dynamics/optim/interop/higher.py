@@ -22,11 +22,12 @@ class Higher(Rule):
 
     Args:
         optimizer: a class of ``torch.optim`` that ``higher`` knows.
-        options: its keyword arguments. Tensors among them receive gradients; ``higher`` is exact in ``lr``, and in
-            momenta and decays of SGD, but not in the betas of Adam.
+        options: its keyword arguments. Tensors among them receive gradients; ``higher`` is exact in
+            ``lr``, and in momenta and decays of SGD, but not in the betas of Adam.
 
     Raises:
-        SimudyError: ``higher`` has no such optimizer, ignores the option (``maximize``) or breaks (centred RMSprop).
+        SimudyError: ``higher`` has no such optimizer, ignores the option (``maximize``) or breaks
+            (centred RMSprop).
 
     Reference: Grefenstette et al., Generalized inner loop meta-learning, arXiv:1910.01727.
 
@@ -47,25 +48,38 @@ class Higher(Rule):
         if self.options.get("maximize"):
             raise SimudyError("higher ignores maximize and would descend: use the native rule")
         if self.options.get("centered"):
-            raise SimudyError("higher's centred RMSprop has NaN hyper-gradients at zero gradients: use the native rule")
+            raise SimudyError(
+                "higher's centred RMSprop has NaN hyper-gradients at zero gradients: use the "
+                "native rule"
+            )
 
     def init(self, params: Params) -> list[dict[str, Any]]:
         return [self._start(p) for p in params.values()]
 
-    def update(self, grads: Params, state: list[dict[str, Any]], params: Params) -> tuple[Params, list[dict[str, Any]]]:
-        # higher rebinds the entries of these dicts, so they are copies; the tensors themselves it leaves alone.
+    def update(
+        self, grads: Params, state: list[dict[str, Any]], params: Params
+    ) -> tuple[Params, list[dict[str, Any]]]:
+        # higher rebinds the entries of these dicts, so they are copies; the tensors themselves it
+        # leaves alone.
         twin = self._twin([dict(slot) for slot in state], list(params.values()))
         twin._update([list(grads.values())])
         moved = dict(zip(params, twin.param_groups[0]["params"], strict=True))
         return moved, [twin.state[0][i] for i in range(len(params))]
 
     def _start(self, param: Tensor) -> dict[str, Any]:
-        if self.optimizer is torch.optim.Adagrad:  # the one whose state is made by torch, not at the first step
-            return {"step": 0, "sum": torch.full_like(param, self.options.get("initial_accumulator_value", 0.0))}
+        if (
+            self.optimizer is torch.optim.Adagrad
+        ):  # the one whose state is made by torch, not at the first step
+            return {
+                "step": 0,
+                "sum": torch.full_like(param, self.options.get("initial_accumulator_value", 0.0)),
+            }
         return {}
 
     def _twin(self, slots: list[dict[str, Any]], thetas: list[Tensor]) -> Any:
-        """higher's optimizer in the midst of a run. Its constructor copies tensors, which torch.func does not allow."""
+        """higher's optimizer in the midst of a run. Its constructor copies tensors, which
+        torch.func does not allow.
+        """
         import higher
 
         twin: Any = object.__new__(higher.optim._opt_mapping[self.optimizer])  # type: ignore[index]

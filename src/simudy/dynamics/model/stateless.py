@@ -12,25 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from simudy.dynamics.exact import refuse_inexact, rewrite
-from simudy.dynamics.fold import fold_frozen_norms
+from simudy.dynamics.model.batchnorm import fold_batchnorm
+from simudy.dynamics.model.exact import refuse_inexact, rewrite
 from simudy.dynamics.tree import Params
 
 
 class StatelessModel:
-    """A pure function made of an ``nn.Module`` by ``torch.func.functional_call``; the module is never mutated.
+    """A pure function made of an ``nn.Module`` by ``torch.func.functional_call``; the module is
+    never mutated.
 
-    Modules in eval mode use their buffers (a frozen BatchNorm, as in the paper); a BatchNorm in train mode normalises
-    by the batch and its running statistics are left alone. Attention runs on the math kernel, the only one with second
-    derivatives.
+    Modules in eval mode use their buffers (a frozen BatchNorm, as in the paper); a BatchNorm in
+    train mode normalises by the batch and its running statistics are left alone. Attention runs on
+    the math kernel, the only one with second derivatives.
 
     Args:
-        module: any deterministic module ``images -> logits``. Its modes (train/eval) are kept as they are.
-        criterion: ``(logits, labels) -> per-sample losses`` of shape ``(n,)``. Default: cross-entropy, whose labels are
-            class indices ``(n,)`` or probabilities ``(n, classes)``.
+        module: any deterministic module ``images -> logits``. Its modes (train/eval) are kept as
+            they are.
+        criterion: ``(logits, labels) -> per-sample losses`` of shape ``(n,)``. Default:
+            cross-entropy, whose labels are class indices ``(n,)`` or probabilities ``(n,
+            classes)``.
 
     Raises:
-        SimudyError: a layer draws random numbers (dropout in train mode), or has no exact second derivative.
+        SimudyError: a layer draws random numbers (dropout in train mode), or has no exact second
+            derivative.
 
     Example:
         >>> model = StatelessModel(nn.Linear(4, 2))
@@ -38,11 +42,13 @@ class StatelessModel:
         torch.Size([3, 2])
     """
 
-    def __init__(self, module: nn.Module, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> None:
         refuse_inexact(module)
         self.module = copy.deepcopy(module)
         rewrite(self.module)
-        fold_frozen_norms(self.module)
+        fold_batchnorm(self.module)
         self.criterion = criterion or _cross_entropy
         self.params: Params = {name: p.detach().clone() for name, p in module.named_parameters()}
         self.buffers: Params = {name: b.detach().clone() for name, b in module.named_buffers()}
@@ -50,13 +56,17 @@ class StatelessModel:
 
     def __call__(self, params: Params, images: Tensor) -> Tensor:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
-        # Images with their channels innermost: torch's CPU convolutions of few channels then write out of bounds in
-        # their second derivative.
+        # Images with their channels innermost: torch's CPU convolutions of few channels then write
+        # out of bounds in their second derivative.
         with _twice_differentiable_attention():
-            return torch.func.functional_call(self.module, {**self._fresh_buffers(), **params}, (images.contiguous(),))
+            return torch.func.functional_call(
+                self.module, {**self._fresh_buffers(), **params}, (images.contiguous(),)
+            )
 
     def loss(self, params: Params, batch: tuple[Tensor, ...]) -> Tensor:
-        """Mean criterion over ``batch = (images, labels)``, or ``mean(w·ℓ)`` for ``(images, labels, w)``: a scalar."""
+        """Mean criterion over ``batch = (images, labels)``, or ``mean(w·ℓ)`` for ``(images, labels,
+        w)``: a scalar.
+        """
         images, labels, *weights = batch
         losses = self.criterion(self(params, images), labels)
         return (losses * weights[0]).mean() if weights else losses.mean()
@@ -67,8 +77,13 @@ class StatelessModel:
         return StatelessModel(module, criterion=self.criterion)
 
     def _fresh_buffers(self) -> Params:
-        # A module in train mode may write to its buffers (a counter, an average): let it write to a copy.
-        return {name: b.clone() for name, b in self.buffers.items()} if self._training else self.buffers
+        # A module in train mode may write to its buffers (a counter, an average): let it write to a
+        # copy.
+        return (
+            {name: b.clone() for name, b in self.buffers.items()}
+            if self._training
+            else self.buffers
+        )
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

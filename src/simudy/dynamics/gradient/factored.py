@@ -1,9 +1,10 @@
 """Linear weights that are never formed: θ0 plus the low-rank gradients met so far.
 
-A linear layer's gradient on a batch is δᵀa, with a its inputs ``(rows, in)`` and δ the loss's gradient at its outputs
-``(rows, out)``. Under a rule whose iterates are combinations of gradients (the SGD family), a weight is therefore
-``c0·W0 + Σ c_j δ_jᵀa_j`` throughout the run. ``FactoredWeight`` holds exactly that and answers in that form for the
-algebra the rules are written in; ``Factored`` is the gradient mode that produces it.
+A linear layer's gradient on a batch is δᵀa, with a its inputs ``(rows, in)`` and δ the loss's
+gradient at its outputs ``(rows, out)``. Under a rule whose iterates are combinations of gradients
+(the SGD family), a weight is therefore ``c0·W0 + Σ c_j δ_jᵀa_j`` throughout the run.
+``FactoredWeight`` holds exactly that and answers in that form for the algebra the rules are written
+in; ``Factored`` is the gradient mode that produces it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from typing_extensions import Self
 
 from simudy.dynamics import tree
-from simudy.dynamics.gradient import Gradient, Loss, Reverse
+from simudy.dynamics.gradient.base import Gradient, Loss
+from simudy.dynamics.gradient.reverse import Reverse
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -35,7 +36,7 @@ class Dense:
 
 
 @dataclass(eq=False)
-class Outer:
+class LowRank:
     """An atom: ``leftᵀ right``, with ``left (rows, out)`` and ``right (rows, in)``."""
 
     left: Tensor
@@ -45,28 +46,34 @@ class Outer:
 class FactoredWeight(Tensor):
     """A linear combination of atoms that stands in for an ``(out, in)`` weight.
 
-    ``+``, ``−``, scalar ``·``, inner products and ``F.linear`` keep the factored form; any other operation first forms
-    the weight (``dense()``).
+    ``+``, ``−``, scalar ``·``, inner products and ``F.linear`` keep the factored form; any other
+    operation first forms the weight (``dense()``).
     """
 
-    atoms: dict[Dense | Outer, Coefficient]
+    atoms: dict[Dense | LowRank, Coefficient]
 
-    def __new__(cls, atoms: dict[Dense | Outer, Coefficient], like: Tensor) -> Self:
-        self = torch.Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device=like.device)
+    def __new__(cls, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> FactoredWeight:
+        self = torch.Tensor._make_wrapper_subclass(
+            cls, like.shape, dtype=like.dtype, device=like.device
+        )
         self.atoms = atoms
         return self
 
-    def __init__(self, atoms: dict[Dense | Outer, Coefficient], like: Tensor) -> None:
+    def __init__(self, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> None:
         pass
 
     def __tree_children__(self) -> list[Any]:
         return [*self.atoms, *self.atoms.values()]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FactoredWeight:
-        return self._with({copy.deepcopy(atom, memo): copy.deepcopy(c, memo) for atom, c in self.atoms.items()})
+        return self._with(
+            {copy.deepcopy(atom, memo): copy.deepcopy(c, memo) for atom, c in self.atoms.items()}
+        )
 
     def __tree_inner__(self, other: Tensor) -> Tensor:
-        """⟨self, other⟩ through Gram matrices; a dense ``other`` costs one product with it per row."""
+        """⟨self, other⟩ through Gram matrices; a dense ``other`` costs one product with it per
+        row.
+        """
         if not isinstance(other, FactoredWeight):
             other = FactoredWeight({Dense(other): 1.0}, other)
         pairs = [
@@ -75,14 +82,24 @@ class FactoredWeight(Tensor):
             for b, d in other._merged()
             if _nonzero(c) and _nonzero(d)
         ]
-        return torch.stack(pairs).sum() if pairs else torch.zeros((), dtype=self.dtype, device=self.device)
+        return (
+            torch.stack(pairs).sum()
+            if pairs
+            else torch.zeros((), dtype=self.dtype, device=self.device)
+        )
 
     def dense(self) -> Tensor:
         """The weight ``(out, in)`` itself."""
         parts = [
-            c * (a.weight if isinstance(a, Dense) else a.left.mT @ a.right) for a, c in self._merged() if _nonzero(c)
+            c * (a.weight if isinstance(a, Dense) else a.left.mT @ a.right)
+            for a, c in self._merged()
+            if _nonzero(c)
         ]
-        return sum(parts[1:], parts[0]) if parts else torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        return (
+            sum(parts[1:], parts[0])
+            if parts
+            else torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        )
 
     def linear(self, x: Tensor) -> Tensor:
         """``x @ weightᵀ`` for ``x (rows, in)``, without forming the weight."""
@@ -93,16 +110,18 @@ class FactoredWeight(Tensor):
         ]
         return sum(parts[1:], parts[0])
 
-    def _merged(self) -> list[tuple[Dense | Outer, Coefficient]]:
-        """The atoms, all outer products stacked into one whose left side carries the coefficients."""
-        outers = {a: c for a, c in self.atoms.items() if isinstance(a, Outer)}
+    def _merged(self) -> list[tuple[Dense | LowRank, Coefficient]]:
+        """The atoms, all outer products stacked into one whose left side carries the
+        coefficients.
+        """
+        outers = {a: c for a, c in self.atoms.items() if isinstance(a, LowRank)}
         dense = [(a, c) for a, c in self.atoms.items() if isinstance(a, Dense)]
         if len(outers) < 2:
             return [*dense, *outers.items()]
         left = torch.cat([c * a.left for a, c in outers.items()])
-        return [*dense, (Outer(left, torch.cat([a.right for a in outers])), 1.0)]
+        return [*dense, (LowRank(left, torch.cat([a.right for a in outers])), 1.0)]
 
-    def _with(self, atoms: dict[Dense | Outer, Coefficient]) -> FactoredWeight:
+    def _with(self, atoms: dict[Dense | LowRank, Coefficient]) -> FactoredWeight:
         return FactoredWeight(atoms, self)
 
     def _scaled(self, factor: Coefficient) -> FactoredWeight:
@@ -115,7 +134,9 @@ class FactoredWeight(Tensor):
         return self._with(total)
 
     def _lift(self, other: Any) -> FactoredWeight:
-        """A dense summand as an atom: the one already here if it is the same tensor, so that W − W0 cancels."""
+        """A dense summand as an atom: the one already here if it is the same tensor, so that W − W0
+        cancels.
+        """
         own = (a for a in self.atoms if isinstance(a, Dense) and a.weight is other)
         return FactoredWeight({next(own, None) or Dense(self._broadcast(other)): 1.0}, self)
 
@@ -124,9 +145,13 @@ class FactoredWeight(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (own := _ALGEBRA.get(func)) and (result := own(*args, **(kwargs or {}))) is not NotImplemented:
+        if (own := _ALGEBRA.get(func)) and (
+            result := own(*args, **(kwargs or {}))
+        ) is not NotImplemented:
             return result
-        if func.__name__ == "__get__" and func not in _VIEWS:  # shape, dtype, device: the wrapper knows
+        if (
+            func.__name__ == "__get__" and func not in _VIEWS
+        ):  # shape, dtype, device: the wrapper knows
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
         return func(*_formed(args), **_formed(kwargs or {}))
@@ -137,7 +162,9 @@ class FactoredWeight(Tensor):
 
 
 class _Probed(FactoredWeight):
-    """A weight inside the loss that adds a zero probe to its output (δ is the gradient there) and notes its input."""
+    """A weight inside the loss that adds a zero probe to its output (δ is the gradient there) and
+    notes its input.
+    """
 
     probes: list[Tensor] | None
     inputs: list[Tensor]
@@ -160,7 +187,7 @@ def _nonzero(c: Coefficient) -> bool:
     return isinstance(c, Tensor) or c != 0.0
 
 
-def _atom_inner(a: Dense | Outer, b: Dense | Outer) -> Tensor:
+def _atom_inner(a: Dense | LowRank, b: Dense | LowRank) -> Tensor:
     if isinstance(a, Dense) and isinstance(b, Dense):
         return torch.dot(a.weight.reshape(-1), b.weight.reshape(-1))
     if isinstance(a, Dense):
@@ -171,7 +198,9 @@ def _atom_inner(a: Dense | Outer, b: Dense | Outer) -> Tensor:
 
 
 def _is_scalar(x: Any) -> bool:
-    return isinstance(x, (int, float)) or (isinstance(x, Tensor) and not isinstance(x, FactoredWeight) and x.dim() == 0)
+    return isinstance(x, (int, float)) or (
+        isinstance(x, Tensor) and not isinstance(x, FactoredWeight) and x.dim() == 0
+    )
 
 
 def _mul(a: Any, b: Any) -> Any:
@@ -217,19 +246,24 @@ _ALGEBRA: dict[Any, Callable[..., Any]] = {
     Tensor.detach: _detach,
     Tensor.requires_grad.__get__: lambda a: any(leaf.requires_grad for leaf in tree.leaves(a)),  # type: ignore[attr-defined]
 }
-_VIEWS = [getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "real", "data")]  # attributes with entries
+_VIEWS = [
+    getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "real", "data")
+]  # attributes with entries
 
 
 @dataclass(frozen=True)
 class Factored(Gradient):
-    """Keep the weights of linear layers as θ0 plus the low-rank gradients met so far; everything else stays dense.
+    """Keep the weights of linear layers as θ0 plus the low-rank gradients met so far; everything
+    else stays dense.
 
-    Exactly the same numbers as the dense modes. Memory per step and layer: rows·(in + out) instead of in·out. Time per
-    step grows with the rank met so far; by default a layer is factored where counting operations says that it pays.
+    Exactly the same numbers as the dense modes. Memory per step and layer: rows·(in + out) instead
+    of in·out. Time per step grows with the rank met so far; by default a layer is factored where
+    counting operations says that it pays.
 
     Args:
         inner: the mode that differentiates the loss in factored form, ``Reverse()`` or ``Mixed()``.
-        layers: ``"auto"`` for the layers where it is cheaper, ``"all"`` for every weight used by ``F.linear`` alone.
+        layers: ``"auto"`` for the layers where it is cheaper, ``"all"`` for every weight used by
+            ``F.linear`` alone.
 
     Raises:
         SimudyError: the rule acts elementwise (Adam): its iterates are no combination of gradients.
@@ -238,22 +272,29 @@ class Factored(Gradient):
     inner: Gradient = field(default_factory=Reverse)
     layers: str = "auto"
 
-    def bind(self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]) -> tuple[Params, Any]:
+    def bind(
+        self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]
+    ) -> tuple[Params, Any]:
         for rule in rules:
             if not rule.spans_gradients:
                 raise SimudyError(
-                    f"{type(rule).__name__} acts on each weight entry alone, so its iterates are no combination of "
+                    f"{type(rule).__name__} acts on each weight entry alone, so its iterates are "
+                    "no combination of "
                     f"gradients and cannot be factored: use gradient Mixed() or Reverse()"
                 )
         names = self.chosen(loss, params, batches)
-        lifted = {k: FactoredWeight({Dense(v): 1.0}, v) if k in names else v for k, v in params.items()}
+        lifted = {
+            k: FactoredWeight({Dense(v): 1.0}, v) if k in names else v for k, v in params.items()
+        }
         return lifted, partial(self._grads, loss, {})
 
     def chosen(self, loss: Loss, params: Params, batches: Sequence[Any]) -> list[str]:
         """Names of the weights that will be kept factored."""
         inputs = _inputs_by_weight(loss, params, batches[0])
         rows = {name: sum(x.shape[0] for x in xs) for name, xs in inputs.items()}
-        return [k for k in rows if self.layers == "all" or _is_cheaper(params[k], rows[k], len(batches))]
+        return [
+            k for k in rows if self.layers == "all" or _is_cheaper(params[k], rows[k], len(batches))
+        ]
 
     def _grads(self, loss: Loss, shapes: dict[Any, Any], params: Params, batch: Any) -> Params:
         dense = {k: v for k, v in params.items() if not isinstance(v, FactoredWeight)}
@@ -262,15 +303,23 @@ class Factored(Gradient):
         probed = partial(_probed_loss, loss, {k: len(p) for k, p in probes.items()})
         flat = {(k, i): p for k, ps in probes.items() for i, p in enumerate(ps)}
         grads, inputs = self.inner.of(probed, has_aux=True)({**dense, **flat}, (weights, batch))  # type: ignore[dict-item]
-        return {k: _outer(grads, inputs, k, params[k]) if k in weights else grads[k] for k in params}
+        return {
+            k: _outer(grads, inputs, k, params[k]) if k in weights else grads[k] for k in params
+        }
 
 
-def _outer(grads: dict[Any, Tensor], inputs: dict[str, list[Tensor]], name: str, like: Tensor) -> FactoredWeight:
+def _outer(
+    grads: dict[Any, Tensor], inputs: dict[str, list[Tensor]], name: str, like: Tensor
+) -> FactoredWeight:
     deltas = [grads[name, i] for i in range(len(inputs[name]))]
-    return FactoredWeight({Outer(d, a): 1.0 for d, a in zip(deltas, inputs[name], strict=True)}, like)
+    return FactoredWeight(
+        {LowRank(d, a): 1.0 for d, a in zip(deltas, inputs[name], strict=True)}, like
+    )
 
 
-def _probed_loss(loss: Loss, uses: dict[str, int], flat: dict[Any, Tensor], rest: tuple[Any, Any]) -> Any:
+def _probed_loss(
+    loss: Loss, uses: dict[str, int], flat: dict[Any, Tensor], rest: tuple[Any, Any]
+) -> Any:
     weights, batch = rest
     probed = {k: _probe(w, [flat[k, i] for i in range(uses[k])]) for k, w in weights.items()}
     dense = {k: v for k, v in flat.items() if isinstance(k, str)}
@@ -284,9 +333,15 @@ def _probe(weight: FactoredWeight, probes: list[Tensor] | None) -> _Probed:
 
 
 def _zero_probes(
-    loss: Loss, shapes: dict[Any, Any], dense: Params, weights: dict[str, FactoredWeight], batch: Any
+    loss: Loss,
+    shapes: dict[Any, Any],
+    dense: Params,
+    weights: dict[str, FactoredWeight],
+    batch: Any,
 ) -> dict[str, list[Tensor]]:
-    """A zero for every use of every factored weight, shaped as the layer's output rows; looked up per batch shape."""
+    """A zero for every use of every factored weight, shaped as the layer's output rows; looked up
+    per batch shape.
+    """
     key = tuple(leaf.shape for leaf in tree.leaves(batch))
     if key not in shapes:
         probed = {k: _probe(w, None) for k, w in weights.items()}
@@ -294,7 +349,10 @@ def _zero_probes(
             loss({**dense, **probed}, batch)
         shapes[key] = {k: [len(x) for x in w.inputs] for k, w in probed.items()}
     return {
-        k: [torch.zeros(rows, weights[k].shape[0], dtype=weights[k].dtype, device=weights[k].device) for rows in uses]
+        k: [
+            torch.zeros(rows, weights[k].shape[0], dtype=weights[k].dtype, device=weights[k].device)
+            for rows in uses
+        ]
         for k, uses in shapes[key].items()
     }
 
@@ -325,9 +383,9 @@ _PASSES = 90  # what moving a dense weight's entry through memory costs per step
 def _is_cheaper(weight: Tensor, rows: int, steps: int) -> bool:
     """Multiply-adds of a layer in one outer iteration, factored against dense.
 
-    Dense: three products for the gradient and six for its derivative, and the weight's way through memory. Factored:
-    four products with W0 and with the factors met so far (half of them on average), the inner product with a dense
-    displacement, and the Gram matrices of the norm.
+    Dense: three products for the gradient and six for its derivative, and the weight's way through
+    memory. Factored: four products with W0 and with the factors met so far (half of them on
+    average), the inner product with a dense displacement, and the Gram matrices of the norm.
     """
     out, inputs = weight.shape
     size, edge, rank = out * inputs, out + inputs, rows * steps

@@ -14,8 +14,10 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from simudy.dynamics import tree
-from simudy.dynamics.gradient import Loss, Mixed, forward_over_reverse, reverse, without_aux
-from simudy.dynamics.pullback import with_pullback
+from simudy.dynamics.custom_vjp import custom_vjp
+from simudy.dynamics.gradient.base import Loss
+from simudy.dynamics.gradient.mixed import Mixed, forward_over_reverse, without_aux
+from simudy.dynamics.gradient.reverse import reverse
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -24,30 +26,39 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Traced(Mixed):
-    """``Mixed`` as two graphs of tensor operations, recorded once per loss and layout of its inputs, then replayed.
+    """``Mixed`` as two graphs of tensor operations, recorded once per loss and layout of its
+    inputs, then replayed.
 
-    The same numbers and the same memory, in less time: what ``torch.func`` looks up at every step is settled, and the
-    weight gradient that forward over reverse computes a second time and throws away is taken out. Recording takes a
-    few seconds for a ResNet. At its first use a graph is compared, on other numbers, with what it was recorded from.
+    The same numbers and the same memory, in less time: what ``torch.func`` looks up at every step
+    is settled, and the weight gradient that forward over reverse computes a second time and throws
+    away is taken out. Recording takes a few seconds for a ResNet. At its first use a graph is
+    compared, on other numbers, with what it was recorded from.
 
-    The loss is recorded with the values at hand: it must not branch on them, and must be the same object at every call
-    (a bound method of one model is; a lambda made anew is recorded anew).
+    The loss is recorded with the values at hand: it must not branch on them, and must be the same
+    object at every call (a bound method of one model is; a lambda made anew is recorded anew).
 
     Args:
-        compile: a mode of ``torch.compile`` for the graphs, such as ``"default"``, or ``"reduce-overhead"`` for CUDA
-            graphs on a GPU; takes a compiler and minutes, and second derivatives of the result are then refused. None:
-            the operations run as recorded, and to the last bit.
+        compile: a mode of ``torch.compile`` for the graphs, such as ``"default"``, or
+            ``"reduce-overhead"`` for CUDA graphs on a GPU; takes a compiler and minutes, and second
+            derivatives of the result are then refused. None: the operations run as recorded, and to
+            the last bit.
 
     Raises:
-        SimudyError: the loss cannot be recorded, or its graph gives other numbers; the remedy is ``Mixed()``.
+        SimudyError: the loss cannot be recorded, or its graph gives other numbers; the remedy is
+            ``Mixed()``.
     """
 
     compile: str | None = None
-    graphs: dict[Hashable, Function] = field(default_factory=dict, init=False, repr=False, compare=False)
+    graphs: dict[Hashable, Function] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
         if has_aux:
-            raise SimudyError("Traced() replays one graph for all steps, and factored weights grow: use Mixed() inside")
+            raise SimudyError(
+                "Traced() replays one graph for all steps, and factored weights grow: use Mixed() "
+                "inside"
+            )
         return partial(self._grads, loss)
 
     def _grads(self, loss: Loss, params: Params, batch: Any) -> Params:
@@ -61,12 +72,14 @@ class Traced(Mixed):
         def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
             return self._run(key, grads, leaves)
 
-        def pullback(leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]) -> Any:
+        def pullback(
+            leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
+        ) -> Any:
             products = partial(_products, loss, inputs, needed)
             found = self._run((*key, *needed), products, [*leaves, *cotangents])
             return tree.fill([None] * len(leaves), needed, found)
 
-        return dict(zip(params, with_pullback(value, pullback, given), strict=True))
+        return dict(zip(params, custom_vjp(value, pullback, given), strict=True))
 
     def _run(self, key: Hashable, fn: Function, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         key = key, *((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
@@ -76,21 +89,31 @@ class Traced(Mixed):
 
     def _recorded(self, fn: Function, tensors: Sequence[Tensor]) -> Function:
         try:
-            with temporarily_clear_interpreter_stack():  # or what is done to the plain numbers would be wrapped again
+            with (
+                temporarily_clear_interpreter_stack()
+            ):  # or what is done to the plain numbers would be wrapped again
                 plain = [_plain(t) for t in tensors]
                 graph = _pruned(make_fx(fn)(*plain))
                 run = _compiled(graph, self.compile, plain[0].device) if self.compile else graph
                 others = [_moved(t) for t in plain]  # what was recorded as a constant shows
                 off, size = _difference(run(*others), fn(*others))
         except Exception as error:  # whatever a module may do that a recorder cannot follow
-            raise SimudyError(f"{self} cannot record this loss: use Mixed(), which runs it. {error}") from error
+            raise SimudyError(
+                f"{self} cannot record this loss: use Mixed(), which runs it. {error}"
+            ) from error
         if not off <= torch.finfo(tensors[0].dtype).eps ** 0.5 * size:
-            raise SimudyError(f"{self} is off by {off:.1e} of {size:.1e}: use Mixed(), which runs the loss")
+            raise SimudyError(
+                f"{self} is off by {off:.1e} of {size:.1e}: use Mixed(), which runs the loss"
+            )
         return run
 
 
-def _products(loss: Loss, inputs: tuple[Params, Any], needed: Sequence[bool], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The pullback of ∇ℓ for the leaves that need one; ``tensors`` are the leaves, then a cotangent per parameter."""
+def _products(
+    loss: Loss, inputs: tuple[Params, Any], needed: Sequence[bool], *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """The pullback of ∇ℓ for the leaves that need one; ``tensors`` are the leaves, then a cotangent
+    per parameter.
+    """
     leaves, cotangents = tensors[: len(needed)], tensors[len(needed) :]
     products = forward_over_reverse(partial(without_aux, loss), inputs, leaves, needed, cotangents)
     return tuple(product for product in products if product is not None)
@@ -100,7 +123,9 @@ def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
     """Without what nobody reads, down to the single outputs of a convolution's derivative."""
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
-        if node.target is torch.ops.aten.convolution_backward.default and all(u.target is getitem for u in node.users):
+        if node.target is torch.ops.aten.convolution_backward.default and all(
+            u.target is getitem for u in node.users
+        ):
             read = {user.args[1] for user in node.users}
             *args, wanted = node.args
             node.args = (*args, [want and i in read for i, want in enumerate(wanted)])
@@ -109,16 +134,22 @@ def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """The numbers beneath ``torch.func``'s wrappers, within which nothing can be recorded; of a batch, the first."""
+    """The numbers beneath ``torch.func``'s wrappers, within which nothing can be recorded; of a
+    batch, the first.
+    """
     func = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     while func.is_functorch_wrapped_tensor(tensor):
         inner = func.get_unwrapped(tensor)
-        tensor = inner.select(func.maybe_get_bdim(tensor), 0) if func.is_batchedtensor(tensor) else inner
+        tensor = (
+            inner.select(func.maybe_get_bdim(tensor), 0) if func.is_batchedtensor(tensor) else inner
+        )
     return tensor.detach()
 
 
 def _moved(tensor: Tensor) -> Tensor:
-    """About the same numbers, but others, and none drawn from a generator that is somebody else's."""
+    """About the same numbers, but others, and none drawn from a generator that is somebody
+    else's.
+    """
     if not tree.is_float(tensor):
         return tensor
     return tensor * torch.linspace(0.99, 1.01, tensor.numel()).to(tensor).reshape(tensor.shape)
@@ -132,7 +163,9 @@ def _compiled(graph: fx.GraphModule, mode: str, device: torch.device) -> Functio
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            raise SimudyError("a compiled graph is not differentiated again: use Traced(), without compile")
+            raise SimudyError(
+                "a compiled graph is not differentiated again: use Traced(), without compile"
+            )
         with torch.no_grad():
             results = fast(*(t.detach() for t in tensors))
         # A CUDA graph writes its results where its last ones were.

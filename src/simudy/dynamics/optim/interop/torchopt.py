@@ -24,17 +24,20 @@ class State(NamedTuple):
 
 @dataclass
 class TorchOpt(Rule):
-    """A TorchOpt gradient transformation, made pure: out of place, and no memory outside of the state.
+    """A TorchOpt gradient transformation, made pure: out of place, and no memory outside of the
+    state.
 
     Args:
-        factory: makes a *new* transformation at each call, e.g. ``torchopt.adam``. TorchOpt's momentum keeps a hidden
-            "first call" flag, so a transformation must not outlive its step.
-        options: keyword arguments of ``factory``. A tensor here (TorchOpt differentiates ``lr`` alone) receives a
-            gradient under every adjoint, one captured inside of ``factory`` only under ``Direct``.
+        factory: makes a *new* transformation at each call, e.g. ``torchopt.adam``. TorchOpt's
+            momentum keeps a hidden "first call" flag, so a transformation must not outlive its
+            step.
+        options: keyword arguments of ``factory``. A tensor here (TorchOpt differentiates ``lr``
+            alone) receives a gradient under every adjoint, one captured inside of ``factory`` only
+            under ``Direct``.
 
     Raises:
-        SimudyError: ``factory`` returns the same object twice, or clips with ``torchopt.clip.clip_grad_norm``, whose
-            hyper-gradient is wrong.
+        SimudyError: ``factory`` returns the same object twice, or clips with
+            ``torchopt.clip.clip_grad_norm``, whose hyper-gradient is wrong.
 
     Reference: Ren et al., TorchOpt, JMLR 2023, arXiv:2211.06934.
 
@@ -51,10 +54,13 @@ class TorchOpt(Rule):
     def init(self, params: Params) -> State:
         transform = self.factory(**self.options)
         if transform is self.factory(**self.options):
-            raise SimudyError("TorchOpt's transformations remember their first call: give a factory of new ones")
+            raise SimudyError(
+                "TorchOpt's transformations remember their first call: give a factory of new ones"
+            )
         if any(f.__module__ == "torchopt.clip" for f in _functions(transform)):
             raise SimudyError(
-                "torchopt.clip.clip_grad_norm leaves the norm out of the graph, so its hyper-gradient is wrong: use "
+                "torchopt.clip.clip_grad_norm leaves the norm out of the graph, so its "
+                "hyper-gradient is wrong: use "
                 "Clipped(TorchOpt(...), max_norm=...)"
             )
         return State(0, transform.init(list(params.values())))
@@ -63,7 +69,9 @@ class TorchOpt(Rule):
         thetas, slopes = list(params.values()), list(grads.values())
         transform = self._after(state.step, thetas)
         moves, inner = transform.update(slopes, state.inner, params=thetas, inplace=False)
-        return dict(zip(params, map(torch.add, thetas, moves), strict=True)), State(state.step + 1, inner)
+        return dict(zip(params, map(torch.add, thetas, moves), strict=True)), State(
+            state.step + 1, inner
+        )
 
     def _after(self, steps: int, thetas: list[Tensor]) -> Any:
         """A new transformation whose hidden flag says whether this is the first call."""

@@ -29,13 +29,17 @@ _RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
 }
 
 
-def from_torch(optimizer: torch.optim.Optimizer, named: nn.Module | Iterable[tuple[str, nn.Parameter]]) -> Rule:
-    """The rule of a torch optimizer, hyper-parameters included; its momenta are not read, a simulation starts fresh.
+def from_torch(
+    optimizer: torch.optim.Optimizer, named: nn.Module | Iterable[tuple[str, nn.Parameter]]
+) -> Rule:
+    """The rule of a torch optimizer, hyper-parameters included; its momenta are not read, a
+    simulation starts fresh.
 
     Args:
-        optimizer: an instance of a class of ``torch.optim`` that we have. ``foreach``, ``fused``, ``capturable`` and
-            ``differentiable`` do not change the values and are ignored.
-        named: the module it trains, or its named parameters. Parameters the optimizer does not hold are frozen.
+        optimizer: an instance of a class of ``torch.optim`` that we have. ``foreach``, ``fused``,
+            ``capturable`` and ``differentiable`` do not change the values and are ignored.
+        named: the module it trains, or its named parameters. Parameters the optimizer does not hold
+            are frozen.
 
     Returns:
         One rule, or ``Groups`` when parameter groups differ or some parameters are frozen.
@@ -62,17 +66,24 @@ def from_torch(optimizer: torch.optim.Optimizer, named: nn.Module | Iterable[tup
 def _rule(kind: type[torch.optim.Optimizer], group: dict[str, Any]) -> Rule:
     if kind not in _RULES:
         known = ", ".join(k.__name__ for k in _RULES)
-        raise SimudyError(f"no rule for {kind.__name__}: write one deriving from PerTensor, or use one of {known}")
-    rule = AdamW if kind is torch.optim.Adam and group.get("decoupled_weight_decay") else _RULES[kind]
+        raise SimudyError(
+            f"no rule for {kind.__name__}: write one deriving from PerTensor, or use one of {known}"
+        )
+    rule = (
+        AdamW if kind is torch.optim.Adam and group.get("decoupled_weight_decay") else _RULES[kind]
+    )
     options = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
     # None stands for torch's own default (Muon's adjust_lr_fn), which is ours too.
-    return rule(**{f.name: options[f.name] for f in fields(rule) if options.get(f.name) is not None})  # type: ignore[arg-type]
+    return rule(
+        **{f.name: options[f.name] for f in fields(rule) if options.get(f.name) is not None}
+    )  # type: ignore[arg-type]
 
 
 def _name(parameter: Tensor, names: dict[int, str]) -> str:
     if id(parameter) not in names:
         raise SimudyError(
-            f"the optimizer holds a parameter of shape {tuple(parameter.shape)} that has no name: pass the "
+            f"the optimizer holds a parameter of shape {tuple(parameter.shape)} that has no name: "
+            "pass the "
             "module (or all named parameters) it trains"
         )
     return names[id(parameter)]

@@ -1,0 +1,29 @@
+"""What a gradient mode is: how ∇ℓ is computed and differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from simudy.dynamics.tree import Params
+
+Loss = Callable[[Params, Any], Any]
+
+
+class Gradient:
+    """Base of the gradient modes.
+
+    A mode turns ``loss(params, batch) -> scalar`` into ``grads(params, batch) -> Params``, itself
+    differentiable. All of them give the same numbers. With ``has_aux`` the loss returns
+    ``(scalar, aux)``, aux a tree of tensors, and the gradient ``(grads, aux)``.
+    """
+
+    def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
+        """The gradient of ``loss`` with respect to ``params``: a function of ``(params, batch)``."""
+        raise NotImplementedError
+
+    def bind(
+        self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]
+    ) -> tuple[Params, Any]:
+        """What a simulation starts with: ``params`` as this mode holds them, and their gradient."""
+        return params, self.of(loss)

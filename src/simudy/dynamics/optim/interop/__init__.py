@@ -1,0 +1,1 @@
+"""Rules of other libraries, and the same rules computed by them."""

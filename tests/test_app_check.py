@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 from torch import Tensor
 
-from simudy.app.build import build
-from simudy.app.check import check, fits
+from simudy.app.settings.check import check, fits
+from simudy.app.settings.instantiate import build
 from simudy.errors import SimudyError
 
 HERE = __name__

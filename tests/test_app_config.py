@@ -7,9 +7,9 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from simudy.app.config import register, settle
-from simudy.app.identity import config_hash
-from simudy.app.settings import outer
+from simudy.app.settings.factories import outer
+from simudy.app.settings.fingerprint import config_hash
+from simudy.app.settings.schema import register, resolve
 from simudy.errors import SimudyError
 
 register()
@@ -42,7 +42,7 @@ def test_the_hash_survives_the_disk(tmp_path):
 
 def test_a_replaced_target_starts_empty():
     overrides = ["model._target_=my.Net", "+model.foo=3", "model.width=5"]
-    assert settle(config(*overrides), overrides).model == {
+    assert resolve(config(*overrides), overrides).model == {
         "_target_": "my.Net",
         "foo": 3,
         "width": 5,
@@ -51,14 +51,14 @@ def test_a_replaced_target_starts_empty():
 
 def test_a_replaced_attack_keeps_the_guesses():
     overrides = ["attack._target_=my.Attack", "attack.inner.lr=0.5"]
-    attack = settle(config(*overrides), overrides).attack
+    attack = resolve(config(*overrides), overrides).attack
     assert set(attack) == {"_target_", "inner", "recipe", "n"} and attack.inner.lr == 0.5
 
 
 def test_data_is_not_asked_for_where_there_is_evidence():
     with pytest.raises(SimudyError, match=r"data\.root is not set"):
-        settle(config("data=cifar10"))
-    settle(config("data=cifar10", "evidence.folder=x"))
+        resolve(config("data=cifar10"))
+    resolve(config("data=cifar10", "evidence.folder=x"))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_data_is_not_asked_for_where_there_is_evidence():
 )
 def test_values_out_of_range(override):
     with pytest.raises(SimudyError, match=override.split("=")[0]):
-        settle(config(override))
+        resolve(config(override))
 
 
 def test_another_outer_optimizer_or_schedule_needs_its_target_only():
@@ -75,7 +75,7 @@ def test_another_outer_optimizer_or_schedule_needs_its_target_only():
         "outer.schedule._target_=torch.optim.lr_scheduler.ConstantLR",
         "+outer.schedule.factor=0.5",
     ]
-    made, leaf = outer(settle(config(*overrides), overrides)), torch.zeros(2, requires_grad=True)
+    made, leaf = outer(resolve(config(*overrides), overrides)), torch.zeros(2, requires_grad=True)
     optimizer = made.optimizer([leaf], lr=0.2)
     assert isinstance(optimizer, torch.optim.RMSprop) and made.schedule is not None
     assert made.schedule(optimizer).get_last_lr() == [0.1]

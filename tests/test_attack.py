@@ -24,15 +24,15 @@ from simudy import (
     simulate,
     total_variation,
 )
-from simudy.attack.coordinates import Coefficients, Frequencies
+from simudy.attack.coordinates import Frequencies, SpanCoordinates
 from simudy.attack.distance import layerwise
 from simudy.attack.dummy import new_dummy
 from simudy.attack.evidence import evidence_from_weights, load_weights
-from simudy.attack.first_layer import FirstLayer
+from simudy.attack.first_layer.influence import FirstLayer
+from simudy.attack.first_layer.span import Span
 from simudy.attack.methods.simudy import Simudy
 from simudy.attack.prior import outside_box, pixel_range
-from simudy.attack.reconstruct import Outer, Search
-from simudy.attack.span import Span
+from simudy.attack.search import Outer, Search
 from simudy.dynamics import tree
 
 torch.set_num_threads(1)
@@ -212,10 +212,10 @@ def test_the_objective_at_the_true_data_is_zero(name, images, gradient):
         )
         problem = method.problem(evidence, seed=0)
         dummy = problem.dummy
-        there = dummy.coordinates.leaf(truth)
+        there = dummy.coordinates.encode(truth)
         elsewhere = problem.objective(0.0)[1]
         with torch.no_grad():
-            dummy.inputs.copy_(there)
+            dummy.latent.copy_(there)
         assert float(problem.objective(0.0)[1].detach()) < 1e-12 < 1e-3 < float(elsewhere.detach())
         torch.testing.assert_close(problem.images(), truth, rtol=0, atol=1e-7)
 
@@ -226,7 +226,7 @@ def test_the_rank_of_the_displacement_is_the_number_of_images(name, dtype):
     evidence, truth, _ = trained(RECIPES[name], dtype=dtype)
     span = Span.of(evidence)
     assert span.rank == N
-    back = span.images(span.coefficients(truth))
+    back = span.decode(span.encode(truth))
     torch.testing.assert_close(back, truth, rtol=0, atol=1e-2 if dtype == torch.float32 else 1e-8)
 
 
@@ -249,7 +249,7 @@ def test_curvature_is_the_gauss_newton_matrix_of_a_frozen_first_layer():
     """
     evidence, truth, _ = trained(RECIPES["weight decay"])
     span = Span.of(evidence)
-    first, c = FirstLayer.of(Coefficients(span), evidence), span.coefficients(truth)
+    first, c = FirstLayer.of(SpanCoordinates(span), evidence), span.encode(truth)
     moved = {first.name: span.reduce(evidence).displacement[first.name]}
     matrix = first.curvature(moved, c, scale=torch.tensor(2.0), damping=0.0, focus=False)
     influence = (
@@ -271,7 +271,7 @@ def test_images_are_decoded_from_what_units_did_even_if_some_did_something_else(
     """
     evidence, truth, _ = trained(RECIPES[recipe])
     span = Span.of(evidence)
-    first, c = FirstLayer.of(Coefficients(span), evidence), span.coefficients(truth)
+    first, c = FirstLayer.of(SpanCoordinates(span), evidence), span.encode(truth)
     real = span.reduce(evidence).displacement[first.name] - first.drift
     influence = (real @ torch.linalg.inv(c)).mT  # D (n, out), C being square
     garbled = torch.zeros_like(influence)
@@ -298,8 +298,8 @@ def test_frequencies_lose_nothing_and_look_like_images(shape):
     """The map is onto, unit noise has unit variance, and neighbouring pixels go together."""
     frequencies, generator = Frequencies(shape), torch.Generator().manual_seed(0)
     leaf = torch.randn(400, *shape, generator=generator, dtype=torch.float64)
-    images = frequencies.images(leaf)
-    torch.testing.assert_close(frequencies.leaf(images), leaf)
+    images = frequencies.decode(leaf)
+    torch.testing.assert_close(frequencies.encode(images), leaf)
     assert images.is_contiguous()  # see `_mixed`
     assert float(images.square().mean()) == pytest.approx(1, rel=0.1)
     assert float((images[..., 1:] * images[..., :-1]).mean()) > 0.5
@@ -334,7 +334,7 @@ def test_balanced_labels_are_balanced_and_learned_ones_are_learned():
     labels = new_dummy(batched, generator=torch.Generator().manual_seed(0)).labels
     assert [torch.bincount(part).tolist() for part in labels.split(6)] == [[2, 2, 2]] * 2
     learned = new(labels="learned", learn=("lr",))
-    assert set(learned.variables()) == {"images", "labels", "log_lr"}
+    assert set(learned.variables()) == {"latent", "labels", "log_lr"}
     torch.testing.assert_close(learned.targets().detach().sum(1), torch.ones(N).double())
     assert float(learned.rules(evidence.recipe)[0].lr.detach()) == pytest.approx(0.1)
     with pytest.raises(SimudyError, match="2 labels given for 6 images"):
@@ -350,10 +350,10 @@ def test_a_learned_learning_rate_finds_the_true_one():
     guess = Recipe(SGD(lr=0.2), epochs=4)
     method = Simudy(labels=labels, recipe=guess, learn=("lr",), distance="euclidean")
     search = Search(
-        method.problem(evidence, seed=0), Outer(lr=0.02, iterations=150, lrs={"images": 0.0})
+        method.problem(evidence, seed=0), Outer(lr=0.02, iterations=150, lrs={"latent": 0.0})
     )
     with torch.no_grad():
-        search.problem.dummy.inputs.copy_(truth)
+        search.problem.dummy.latent.copy_(truth)
     while search.status == "running":
         search.step()
     assert search.result("finished").learned["lr"] == pytest.approx(0.5, rel=1e-2)
@@ -375,9 +375,9 @@ def test_the_horizon_grows_to_the_whole_run(name):
     assert seen == sorted(seen) and seen[0] == math.ceil(steps / 4) and seen[-2:] == [steps, steps]
     total = sum(rule.lr for rule in evidence.recipe.rules(N))
     assert sum(rule.lr for rule in growing._rules(0.0)) == pytest.approx(total, rel=0.5)
-    torch.testing.assert_close(growing.land(0.5), whole.land(0.5), rtol=0, atol=0)
+    torch.testing.assert_close(growing.simulate(0.5), whole.simulate(0.5), rtol=0, atol=0)
     with torch.no_grad():
-        growing.dummy.inputs.copy_(truth)
+        growing.dummy.latent.copy_(truth)
         coarse, other = growing.objective(0.0)[1], whole.objective(0.0)[1]
     assert 0 < float(coarse) < 0.5 * float(other)
 
@@ -468,7 +468,7 @@ def test_refining_keeps_only_what_is_better_and_can_be_interrupted():
                 dampings.append(damping)
                 if len(dampings) == 5:
                     raise KeyboardInterrupt
-                return {"images": truth + (0, 9, 1e-2, 1e-3, 0)[len(dampings)]}
+                return {"latent": truth + (0, 9, 1e-2, 1e-3, 0)[len(dampings)]}
 
             problem.refined = refined
             return problem
@@ -570,9 +570,9 @@ def test_the_result_is_the_best_and_not_the_last(images):
     evidence, *_ = trained()
     search = Search(Simudy(images=images).problem(evidence, seed=0), Outer(iterations=9))
     search.step()
-    best = search.problem.dummy.coordinates.images(search.best["images"])
+    best = search.problem.dummy.coordinates.decode(search.best["latent"])
     with torch.no_grad():
-        search.leaves["images"].mul_(-7)
+        search.variables["latent"].mul_(-7)
     torch.testing.assert_close(search.result("finished").images, best, rtol=0, atol=0)
 
 
@@ -580,7 +580,7 @@ def test_step_sizes_by_name():
     evidence, *_ = trained()
     search = Search(Simudy(learn=("lr",)).problem(evidence, seed=0), Outer(lrs={"log_lr": 0.0}))
     search.step()
-    assert float(search.leaves["log_lr"].detach()) == 0.0
+    assert float(search.variables["log_lr"].detach()) == 0.0
     with pytest.raises(SimudyError, match=r"outer.lrs names 'typo'"):
         Search(Simudy().problem(evidence, seed=0), Outer(lrs={"typo": 0.0}))
 
@@ -591,7 +591,7 @@ def test_clipping_holds_for_the_first_part_of_the_iterations():
         evidence, seed=0
     )
     assert (
-        float(tree.norm(tree.sub(problem.land(0.2), evidence.initial)).detach())
+        float(tree.norm(tree.sub(problem.simulate(0.2), evidence.initial)).detach())
         <= 5 * 0.1 * 1e-4 * 1.001
     )
-    assert float(tree.norm(tree.sub(problem.land(0.3), evidence.initial)).detach()) > 1e-2
+    assert float(tree.norm(tree.sub(problem.simulate(0.3), evidence.initial)).detach()) > 1e-2

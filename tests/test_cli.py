@@ -239,6 +239,6 @@ def test_a_dry_run_keeps_nothing(cli, tmp_path):
 
 
 def test_a_defect_of_ours_is_not_called_bad_input(cli, monkeypatch):
-    monkeypatch.setattr("simudy.app.run.whole", lambda cfg, folder: 1 / 0)
+    monkeypatch.setattr("simudy.app.tasks.run.run_stages", lambda cfg, folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_cli(list(TINY))

@@ -73,7 +73,7 @@ def audit(cli, tmp_path):
         ("attack.recipe.epochs=many", "attack.recipe.epochs=many: give a whole number"),
         ("attack.inner.lr=fast", "attack.inner.lr=fast: give a number"),
         ("+attack.inner.beta1=0.5", "no number called 'beta1'"),
-        ("outer.lrs={imagez: 1.0}", "outer.lrs names 'imagez', but the variables are images"),
+        ("outer.lrs={imagez: 1.0}", "outer.lrs names 'imagez', but the variables are latent"),
         ("dummy.learn=[speed]", "no number called 'speed'"),
         ("task=reconstrct", "task=reconstrct: choose from run, victim, reconstruct, score"),
         ("distance=manhattan", "no distance 'manhattan': choose from cosine"),

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from PIL import Image
 
-from simudy.app.config import register, settle
+from simudy.app.settings.schema import register, resolve
 
 register()
 CONF = Path(__file__).parents[1] / "conf"
@@ -105,7 +105,7 @@ def test_it_dry_runs(name, cli, tmp_path):
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_sets_what_there_is(name):
     params = OmegaConf.load(CONF / "sweep" / f"{name}.yaml").hydra.sweeper.params
-    settle(
+    resolve(
         composed(
             f"sweep={name}",
             *(f"{key}={str(values).split(',')[-1]}" for key, values in params.items()),
@@ -114,7 +114,9 @@ def test_a_sweep_sets_what_there_is(name):
 
 
 def test_a_sweep_file_runs(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("simudy.app.finish._draw", lambda *args: None)  # slow, and not the point
+    monkeypatch.setattr(
+        "simudy.app.tasks.finish._draw", lambda *args: None
+    )  # slow, and not the point
     outcome = cli("sweep=order", "recipe.batch_size=2", "recipe.shuffle=true", "hydra.sweep.dir=s")
     assert outcome.code == 0, outcome.err
     assert len(list(tmp_path.glob("s/*/result.json"))) == 2

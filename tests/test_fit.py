@@ -19,7 +19,7 @@ from simudy import (
     StatelessModel,
     simulate,
 )
-from simudy.app.memory import estimated_mb, fitted
+from simudy.app.tasks.plan import estimated_mb, fit_to_memory
 from simudy.attack.methods.simudy import Simudy
 from simudy.attack.methods.surrogate import Surrogate
 from simudy.dynamics import tree
@@ -43,7 +43,7 @@ def evidence() -> Evidence:
 
 def chosen(evidence: Evidence, mb: float, method: Simudy | None = None) -> Simudy:
     method = method or Simudy(recipe=evidence.recipe)
-    return fitted(method, evidence, n=4, device=CPU, limit=mb / 1024)  # type: ignore[return-value]
+    return fit_to_memory(method, evidence, n=4, device=CPU, limit=mb / 1024)  # type: ignore[return-value]
 
 
 def test_the_leanest_that_is_needed_is_chosen(evidence, caplog):
@@ -70,19 +70,19 @@ def test_the_leanest_that_is_needed_is_chosen(evidence, caplog):
 
 
 def test_a_method_that_simulates_nothing_has_no_adjoint_to_change(evidence):
-    assert fitted(Surrogate(), evidence, n=4, device=CPU, limit=1e-6).gradient == Mixed()  # type: ignore[attr-defined]
+    assert fit_to_memory(Surrogate(), evidence, n=4, device=CPU, limit=1e-6).gradient == Mixed()  # type: ignore[attr-defined]
 
 
 def test_the_machine_is_large_enough_for_this(evidence):
     method = Simudy()
-    assert fitted(method, evidence, n=4, device=CPU) is method
+    assert fit_to_memory(method, evidence, n=4, device=CPU) is method
 
 
 def test_the_objective_is_the_same(evidence):
     seed = {"seed": 0}
     first, lean = (m.problem(evidence, **seed) for m in (Simudy(), chosen(evidence, 0.1)))
     a, b = (
-        torch.autograd.grad(p.objective(0.0)[0], p.variables()["images"])[0] for p in (first, lean)
+        torch.autograd.grad(p.objective(0.0)[0], p.variables()["latent"])[0] for p in (first, lean)
     )
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max()))
 

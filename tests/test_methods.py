@@ -19,7 +19,7 @@ from simudy.attack.methods.one_step import OneStep
 from simudy.attack.methods.surrogate import Surrogate
 from simudy.attack.methods.two_step import TwoStep
 from simudy.attack.methods.weighted import Combination, Weighted
-from simudy.attack.reconstruct import Outer, Search, reconstruct
+from simudy.attack.search import Outer, Search, reconstruct
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Mixed, Reverse
 from simudy.dynamics.gradient.factored import Factored
@@ -109,9 +109,9 @@ def at_truth(name: str) -> Combination:
     make, method, weights = EXACT[name]
     problem = method.problem(make(), seed=0)
     with torch.no_grad():
-        problem.dummy.inputs.copy_(truth()[0])
+        problem.dummy.latent.copy_(truth()[0])
         if weights is not None:
-            problem.leaves["weights"].copy_(weights)
+            problem.extra["weights"].copy_(weights)
     return problem
 
 
@@ -123,7 +123,7 @@ def test_the_truth_has_objective_zero_where_the_method_is_exact(name: str, progr
     assert objective == distance
     assert abs(objective.item()) < 1e-12
     with torch.no_grad():
-        problem.dummy.inputs[0] += 0.1 * torch.randn(SHAPE)
+        problem.dummy.latent[0] += 0.1 * torch.randn(SHAPE)
     assert problem.objective(progress)[0].item() > 1e-4
 
 
@@ -197,9 +197,9 @@ def test_two_step_sums_over_both_ends_what_one_step_takes_at_the_last():
         method(labels="balanced").problem(evidence, seed=0) for method in (OneStep, TwoStep)
     )
     with torch.no_grad():
-        two.leaves["weights"][0] = 0.0
-        two.leaves["weights"][1] = one.leaves["weights"][0]
-    assert torch.equal(one.dummy.inputs, two.dummy.inputs)
+        two.extra["weights"][0] = 0.0
+        two.extra["weights"][1] = one.extra["weights"][0]
+    assert torch.equal(one.dummy.latent, two.dummy.latent)
     for name, value in one.combined().items():
         torch.testing.assert_close(two.combined()[name], value)
 
@@ -211,8 +211,8 @@ def test_the_surrogate_moves_along_the_line_between_the_ends():
     for name in at:
         expected = 0.75 * evidence.initial[name] + 0.25 * evidence.final[name]
         torch.testing.assert_close(at[name], expected)
-    assert set(problem.variables()) == {"images", "alpha"}
-    assert set(Surrogate(alpha=1.0).problem(evidence, seed=0).variables()) == {"images"}
+    assert set(problem.variables()) == {"latent", "alpha"}
+    assert set(Surrogate(alpha=1.0).problem(evidence, seed=0).variables()) == {"latent"}
 
 
 def test_margins_are_those_of_a_plain_loop():
@@ -229,7 +229,7 @@ def test_margins_are_those_of_a_plain_loop():
 def test_kkt_pushes_weights_above_their_minimum():
     problem = at_truth("kkt")
     with torch.no_grad():
-        problem.leaves["weights"][0, 0] = -0.1  # 0.15 below
+        problem.extra["weights"][0, 0] = -0.1  # 0.15 below
     objective, distance = problem.objective(0.0)
     assert (objective - distance).item() == pytest.approx(5.0 * 0.15**2)
 

@@ -34,6 +34,6 @@ def test_it_is_added_to_the_distance_with_its_weight():
     without, added = (
         dataclasses.replace(Simudy(), position=w).problem(evidence, seed=0) for w in (0.0, 0.5)
     )
-    moved = {k: v - evidence.initial[k] for k, v in added.land().items()}
+    moved = {k: v - evidence.initial[k] for k, v in added.simulate().items()}
     extra = 0.5 * position(moved, evidence.displacement)
     torch.testing.assert_close(added.objective(0.0)[1], without.objective(0.0)[1] + extra)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simudy import SGD, Evidence, Recipe, SimudyError, StatelessModel, simulate
-from simudy.app.precision import multiply_exactly, set_precision
+from simudy.app.tasks.precision import multiply_exactly, set_precision
 from simudy.attack.methods.problem import Problem
 from simudy.attack.methods.simudy import Simudy
 from simudy.victim.models import MLP
@@ -26,7 +26,7 @@ class Rounded(Problem):
         self.error, self.leaf = error, torch.ones(4, requires_grad=True)
 
     def variables(self):
-        return {"images": self.leaf}
+        return {"latent": self.leaf}
 
     def objective(self, progress):
         factor = 1 + self.error * (torch.backends.cuda.matmul.fp32_precision == "tf32")
@@ -66,4 +66,4 @@ def test_a_device_without_the_units_is_not_changed():
     evidence = Evidence(model, model.params, final, recipe, (1, 8, 8), 2, 4)
     problem = Simudy().problem(evidence, seed=0)
     set_precision("tf32", problem)  # raises if the gradient moved
-    assert problem.variables()["images"].grad is None
+    assert problem.variables()["latent"].grad is None

@@ -15,7 +15,7 @@ import torch
 from conftest import TINY, result
 from safetensors.torch import load_file
 
-from simudy.app import checkpoint
+from simudy.app.store import checkpoint
 
 RUN = (
     *TINY,
@@ -49,17 +49,22 @@ from simudy.app.cli import run_cli
 sys.exit(run_cli(argv))
 """
 MOMENTS = (
-    ("simudy.app.evidence", "train", 1, "after"),  # the victim is trained, nothing of it is on disk
+    (
+        "simudy.app.tasks.prepare",
+        "train",
+        1,
+        "after",
+    ),  # the victim is trained, nothing of it is on disk
     ("simudy.attack.evidence", "save_file", 2, "after"),  # half of the evidence is
-    ("simudy.attack.reconstruct", "Search.step", 1, "after"),
+    ("simudy.attack.search", "Search.step", 1, "after"),
     ("os", "fsync", 4, "before"),  # a checkpoint's draft is not yet whole
     (
-        "simudy.app.checkpoint",
+        "simudy.app.store.checkpoint",
         "write_atomically",
         3,
         "before",
     ),  # the old checkpoint has moved aside, no new one is there
-    ("simudy.app.finish", "write_json", 1, "before"),
+    ("simudy.app.tasks.finish", "write_json", 1, "before"),
 )
 
 
@@ -118,7 +123,7 @@ def test_killed_at_random(cli, tmp_path, whole):
 def test_interrupted_the_best_so_far_is_scored_and_the_next_launch_goes_on(
     cli, tmp_path, whole, monkeypatch, number
 ):
-    from simudy.attack.reconstruct import Search
+    from simudy.attack.search import Search
 
     step = Search.step
 

@@ -52,7 +52,7 @@ def brute_force(problem: SimudyProblem) -> Tensor:
     """Every dummy's gradient, alone, at every step of a run whose steps are found again by
     ``simulate``.
     """
-    evidence, recipe, n = problem.evidence, problem.recipe, len(problem.dummy.inputs)
+    evidence, recipe, n = problem.evidence, problem.recipe, len(problem.dummy.latent)
     loss, batches, rules = (
         evidence.model.loss,
         problem.dummy.batches(recipe),
@@ -62,7 +62,7 @@ def brute_force(problem: SimudyProblem) -> Tensor:
     for t, rows in enumerate(recipe.batches(n)):
         at = simulate(loss, evidence.initial, batches[:t], rules[:t])
         for i in rows.tolist():
-            alone = (problem.dummy.inputs[i : i + 1], problem.dummy.targets()[i : i + 1])
+            alone = (problem.dummy.latent[i : i + 1], problem.dummy.targets()[i : i + 1])
             share = tree.scale(rules[t].lr / len(rows), torch.func.grad(loss)(at, alone))
             totals[i] = tree.add(totals[i], share)
     return torch.stack([tree.norm(total) for total in totals]).detach()
@@ -99,7 +99,7 @@ def test_contributions_under_batch_statistics_add_up_to_the_displacement():
     evidence, *_ = victim(module.train(), epochs=1)
     problem = problem_of(evidence, n=5)
     norms = contributions(problem)
-    moved = tree.norm(tree.sub(problem.land(), evidence.initial)).detach()
+    moved = tree.norm(tree.sub(problem.simulate(), evidence.initial)).detach()
     assert norms.sum() >= moved
     assert norms.square().sum().sqrt() < 10 * moved
     with torch.no_grad():  # a dummy that changes no other's statistics but its own loss
@@ -121,8 +121,8 @@ def test_in_the_span_contributions_are_the_same():
     pixels = Simudy(labels=labels).problem(evidence, seed=0)
     span = Simudy(labels=labels, images="span").problem(evidence, seed=0)
     with torch.no_grad():
-        pixels.dummy.inputs.copy_(images)
-        span.dummy.inputs.copy_(span.dummy.coordinates.leaf(images))
+        pixels.dummy.latent.copy_(images)
+        span.dummy.latent.copy_(span.dummy.coordinates.encode(images))
     torch.testing.assert_close(contributions(span), contributions(pixels))
 
 
@@ -134,7 +134,7 @@ def test_dummies_without_influence_are_ranked_last_and_dropped():
     problem = Simudy(n=8, labels="learned").problem(evidence, seed=0)
     surplus, kept = [1, 4, 6], [0, 2, 3, 5, 7]
     with torch.no_grad():
-        problem.dummy.inputs[kept] = images
+        problem.dummy.latent[kept] = images
         problem.dummy.labels[kept] = 50 * nn.functional.one_hot(labels, CLASSES).double()
         problem.dummy.labels[surplus] = evidence.model(evidence.initial, problem.images()[surplus])
     found = contributions(problem)

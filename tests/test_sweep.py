@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, result
 
-from simudy.app.sweep_cli import main, summarise
-from simudy.app.sweep_jobs import read_jobs, swept_keys
+from simudy.app.sweep.command import main, summarise
+from simudy.app.sweep.jobs import read_jobs, swept_keys
 
 MULTIRUN = "hydra:\n  sweeper:\n    _target_: hydra._internal.BasicSweeper\n    params: null\n  overrides:\n    task: {}\n"
 
@@ -137,13 +137,13 @@ def test_a_directory_that_is_no_sweep(tmp_path, capsys):
 
 def test_twelve_jobs_stopped_half_way(cli, tmp_path, monkeypatch):
     """Killed at the seventh; then only what is missing runs, those that failed included."""
-    from simudy.app import finish, run
+    from simudy.app.tasks import finish, run
 
     monkeypatch.setattr(
         finish, "_draw", lambda *args: args[-1].gallery.write_bytes(b"")
     )  # slow, and not the point
 
-    begun, whole = [], run.whole
+    begun, whole = [], run.run_stages
 
     def counted(cfg, folder):
         if len(begun) == 6 and not folder.result.exists():
@@ -161,7 +161,7 @@ def test_twelve_jobs_stopped_half_way(cli, tmp_path, monkeypatch):
         "outer.iterations=1",
     )
     grid += ("outer.lrs={images: 0.1}",)  # written as Hydra writes it back, without the blank
-    monkeypatch.setattr(run, "whole", counted)
+    monkeypatch.setattr(run, "run_stages", counted)
     assert cli(*grid, "hydra.sweep.dir=s").code == 130
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("s/*/result.json")}
     assert len(finished) == 4 and len(begun) == 7

@@ -28,7 +28,7 @@ _HOME = {
     "total_variation": "simudy.attack.prior",
     "Evidence": "simudy.attack.evidence",
     "Recipe": "simudy.dynamics.recipe",
-    "reconstruct": "simudy.attack.reconstruct",
+    "reconstruct": "simudy.attack.search",
     "score": "simudy.analysis.score",
     "SimudyError": "simudy.errors",
 }

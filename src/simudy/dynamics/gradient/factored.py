@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.gradient.reverse import Reverse
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Coefficient = float | Tensor
 
@@ -52,7 +55,7 @@ class FactoredWeight(Tensor):
 
     atoms: dict[Dense | LowRank, Coefficient]
 
-    def __new__(cls, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> FactoredWeight:
+    def __new__(cls, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> Self:
         self = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, dtype=like.dtype, device=like.device
         )

@@ -1,6 +1,4 @@
-"""The working memory of an attack, estimated before it starts, and the way to differentiate that
-fits.
-"""
+"""An attack before it starts: its memory, the way to differentiate that fits, and both in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from simudy.attack.evidence import Evidence
-from simudy.attack.methods.problem import Method
+from simudy.attack.methods.problem import Method, Problem
+from simudy.attack.methods.simudy import SimudyProblem
 from simudy.dynamics.adjoint import Direct, Recompute
 from simudy.dynamics.gradient import Gradient, Mixed
 from simudy.dynamics.gradient.factored import Factored
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 _SHARE = 0.7  # of the device's memory, for the estimate is rough and others may work there too
 
 
-def fitted(
+def fit_to_memory(
     method: Method, evidence: Evidence, *, n: int, device: torch.device, limit: float | None = None
 ) -> Method:
     """The method as it is or, where that would not fit, differentiated in a way that takes less
@@ -147,3 +146,37 @@ def _activations(evidence: Evidence) -> int:
         for hook in hooks:
             hook.remove()
     return total // 2
+
+
+def overview(evidence: Evidence, problem: Problem, method: object, *, device: torch.device) -> str:
+    """Parameters, unknowns, steps and memory of an attack."""
+    unknowns = problem.variables()
+    images = unknowns["latent"]
+    shape = "×".join(map(str, evidence.shape))
+    steps = recipe_of(method, evidence).steps(len(images))
+    parts = [
+        f"{type(evidence.model.module).__name__} with {_parameters(evidence):,} parameters",
+        f"{len(images)} images of {shape}: {len(images) * math.prod(evidence.shape):,} pixels to "
+        "recover" + ("" if images.dim() == 4 else f" by {images.numel():,} coefficients"),
+        f"{steps:,} steps simulated"
+        if hasattr(method, "adjoint")
+        else f"{type(method).__name__} simulates no run",
+        *_factored(problem, method),
+        f"about {estimated_mb(method, evidence, n=len(images)):,.0f} MB",
+        str(device),
+    ]
+    return " · ".join(parts)
+
+
+def _factored(problem: Problem, method: object) -> list[str]:
+    """How many weights are kept as low-rank factors, where some are."""
+    gradient = getattr(method, "gradient", None)
+    if not isinstance(gradient, Factored) or not isinstance(problem, SimudyProblem):
+        return []
+    known = problem.evidence
+    chosen = gradient.chosen(known.model.loss, known.initial, problem.dummy.batches(problem.recipe))
+    return [f"{len(chosen)} of {len(known.initial)} weights factored"] if chosen else []
+
+
+def _parameters(evidence: Evidence) -> int:
+    return sum(t.numel() for t in evidence.initial.values())

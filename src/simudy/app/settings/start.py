@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from simudy.app import reconstruction
-from simudy.app.build import build
-from simudy.app.folder import Folder
+from simudy.app.settings.instantiate import build
+from simudy.app.store import reconstruction
+from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.consensus import consensus
 from simudy.attack.evidence import Evidence
 from simudy.errors import SimudyError
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _PUBLIC = 1000  # images to begin at: more than any attack here has dummies
 
 
-def beginning(cfg: DictConfig, evidence: Evidence) -> tuple[Tensor | None, Tensor | None]:
+def load_start(cfg: DictConfig, evidence: Evidence) -> tuple[Tensor | None, Tensor | None]:
     """Normalised images ``(n, c, h, w)`` that ``dummy.start`` names, and their labels; None where
     it says nothing.
 
@@ -71,7 +71,7 @@ def _found(cfg: DictConfig, folders: list[Any]) -> tuple[Tensor, Tensor]:
 
 def _reconstructions(folder: Path) -> list[Path]:
     """Of a run, or of all runs of a sweep that came to one."""
-    of_run = Folder(folder).reconstruction
+    of_run = RunDirectory(folder).reconstruction
     if files := [of_run] if of_run.exists() else sorted(folder.glob(f"*/{of_run.name}")):
         return files
     raise SimudyError(

@@ -4,9 +4,7 @@ stopped.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import logging
 import platform
 import resource
@@ -18,70 +16,73 @@ import torch
 from omegaconf import DictConfig
 
 from simudy.analysis.metrics import WINDOW
-from simudy.app import reconstruction, settings
-from simudy.app.folder import Folder
-from simudy.app.identity import config_hash
-from simudy.app.memory import fitted
-from simudy.app.overview import overview
-from simudy.app.precision import set_precision
-from simudy.app.secret import Secret
-from simudy.app.watch import Watch
+from simudy.app.settings import factories
+from simudy.app.settings.fingerprint import config_hash
+from simudy.app.store import history, reconstruction
+from simudy.app.store.run_directory import RunDirectory
+from simudy.app.store.secret import Secret
+from simudy.app.tasks.plan import fit_to_memory, overview
+from simudy.app.tasks.precision import set_precision
+from simudy.app.tasks.watch import Watch
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.reconstruct import Reconstruction, Search, pursue
+from simudy.attack.search import Reconstruction, Search
 from simudy.errors import SimudyError
-from simudy.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 
 def attack(
-    cfg: DictConfig, evidence: Evidence, secret: Secret | None, folder: Folder, device: torch.device
+    cfg: DictConfig,
+    evidence: Evidence,
+    secret: Secret | None,
+    folder: RunDirectory,
+    device: torch.device,
 ) -> None:
     """Reconstruct, and write the outcome to the run's directory."""
     if secret is not None:
         _require_scorable(evidence)
     evidence = evidence.to(device)
-    _, problem = _posed(cfg, evidence, secret, device)
+    _, problem = _build_problem(cfg, evidence, secret, device)
     set_precision(cfg.precision, problem)
-    search = Search(problem, settings.outer(cfg))
+    search = Search(problem, factories.outer(cfg))
     watch = Watch(folder.checkpoint, cfg.intervals, search.outer.iterations)
     if (resume := watch.resume()) is not None:
         search.load_state_dict(resume)
     with watch.at_work():
-        found = pursue(search, on_step=watch)
+        found = search.run(on_step=watch)
     watch.save()
     log.info(
         "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
     )
-    write_history(folder, found.history)
+    history.save(folder.history, found.history)
     reconstruction.write(folder.reconstruction, found, _facts(cfg, found, evidence, device))
 
 
-def rehearse(
+def take_one_step(
     cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
 ) -> None:
     """Build everything, say what would happen, and take one outer step on a run of one epoch."""
     evidence = evidence.to(device)
-    method, problem = _posed(cfg, evidence, secret, device)
+    method, problem = _build_problem(cfg, evidence, secret, device)
     set_precision(cfg.precision, problem)
     if known := getattr(method, "recipe", None):
         method = dataclasses.replace(
             method, recipe=dataclasses.replace(known, epochs=1, schedule=None)
         )  # type: ignore
-    search = Search(method.problem(evidence, seed=cfg.seed), settings.outer(cfg))
+    search = Search(method.problem(evidence, seed=cfg.seed), factories.outer(cfg))
     search.step()
     log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
 
 
-def _posed(
+def _build_problem(
     cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
 ) -> tuple[Any, Problem]:
     """The method, in a form that fits the device, and its problem; says what is about to happen."""
-    method = settings.method(cfg, evidence, secret)
+    method = factories.method(cfg, evidence, secret)
     problem = method.problem(evidence, seed=cfg.seed)
-    fits = fitted(
-        method, evidence, n=len(problem.variables()["images"]), device=device, limit=cfg.memory
+    fits = fit_to_memory(
+        method, evidence, n=len(problem.variables()["latent"]), device=device, limit=cfg.memory
     )
     if fits is not method:
         problem = fits.problem(evidence, seed=cfg.seed)
@@ -129,14 +130,3 @@ def _peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def write_history(folder: Folder, rows: list[dict[str, Any]]) -> None:
-    """One row per outer step."""
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, ["iteration", "objective", "distance", "seconds", "ssim_paper"], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(folder.history, text.getvalue().encode())

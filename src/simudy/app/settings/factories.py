@@ -1,21 +1,24 @@
-"""The attack and its outer loop out of their settings."""
+"""The recipe, the attack and its outer loop out of their settings."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from simudy.app.build import build, described, unfinished
-from simudy.app.check import fits, locate, parameters
-from simudy.app.recipe import guessed
-from simudy.app.secret import Secret
-from simudy.app.start import beginning
+from simudy.app.settings.check import check, fits, locate, parameters
+from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.start import load_start
+from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method
-from simudy.attack.reconstruct import Outer
+from simudy.attack.search import Outer
+from simudy.dynamics.optim import Rule, scheduled, with_backend
+from simudy.dynamics.optim.schedule import Schedule
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
 
@@ -37,17 +40,17 @@ def device(name: str) -> torch.device:
 
 def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method:
     """The attack: its own options, and of the settings that attacks share, those it takes."""
-    fields = {k: v for k, v in described(cfg.attack, "attack").items() if k not in GUESSES}
+    fields = {k: v for k, v in fields_of(cfg.attack, "attack").items() if k not in GUESSES}
     takes = parameters(locate(fields["_target_"], "attack"))
     shared = _shared(cfg, guessed(cfg, evidence.recipe), evidence, secret)
     given = {k: v for k, v in shared.items() if k in takes and k not in fields}
-    return unfinished(fields, "attack")(**given)
+    return build_partial(fields, "attack")(**given)
 
 
 def outer(cfg: DictConfig) -> Outer:
     """The outer loop."""
     made = {
-        k: unfinished(cfg.outer[k], f"outer.{k}")
+        k: build_partial(cfg.outer[k], f"outer.{k}")
         for k in ("optimizer", "schedule")
         if cfg.outer[k] is not None
     }
@@ -57,7 +60,7 @@ def outer(cfg: DictConfig) -> Outer:
         [*lrs.values()], list[float]
     ):
         raise SimudyError(
-            f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{images: 0.1}}"
+            f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{latent: 0.1}}"
         )
     return Outer(**numbers, lrs=lrs, **made)
 
@@ -65,7 +68,7 @@ def outer(cfg: DictConfig) -> Outer:
 def _shared(
     cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None
 ) -> dict[str, Any]:
-    start, labels = beginning(cfg, evidence)
+    start, labels = load_start(cfg, evidence)
     return {
         "distance": cfg.distance,
         "tv": cfg.prior.tv,
@@ -108,3 +111,66 @@ def _given(labels: list[Any]) -> Tensor:
     if not all(isinstance(label, int) for label in labels):
         raise SimudyError(f"dummy.labels={labels}: give class numbers, counted from 0")
     return torch.tensor(labels, dtype=torch.int64)
+
+
+RECIPE = f"{Recipe.__module__}.Recipe"
+
+
+def recipe(cfg: DictConfig) -> Recipe:
+    """How the victim was trained."""
+    said: dict[str, Any] = OmegaConf.to_container(cfg.recipe, resolve=True)  # type: ignore[assignment]
+    schedule = _schedule(said.pop("schedule"))
+    return Recipe(build(cfg.inner, "inner"), **said, seed=cfg.seed, schedule=schedule)
+
+
+def guessed(cfg: DictConfig, known: Recipe) -> Recipe:
+    """The recipe as the attack takes it to be: as known, but for what ``attack.inner`` and
+    ``attack.recipe`` say.
+    """
+    said = _said(cfg, "attack.recipe")
+    check({"_target_": RECIPE, **said}, "attack.recipe")
+    if "schedule" in said:
+        said["schedule"] = _schedule(said["schedule"])
+    rule = with_backend(_guessed_rule(known.optimizer, _said(cfg, "attack.inner")), cfg.backend)
+    return dataclasses.replace(known, optimizer=rule, **said)
+
+
+def _guessed_rule(known: Rule, said: Mapping[str, Any]) -> Rule:
+    """``known`` with other hyper-parameters (also those of a rule it wraps), or another rule
+    altogether.
+    """
+    if "_target_" in said:
+        return build(dict(said), "attack.inner")
+    own = {field.name for field in dataclasses.fields(known)}  # type: ignore[arg-type]
+    outer = {k: v for k, v in said.items() if k in own}
+    check(
+        {"_target_": f"{type(known).__module__}.{type(known).__qualname__}", **outer},
+        "attack.inner",
+    )
+    if outer:
+        known = dataclasses.replace(known, **outer)  # type: ignore[type-var]
+    wrapped = {k: v for k, v in said.items() if k not in own}
+    return scheduled(known, 1, **wrapped)[0] if wrapped else known
+
+
+def _said(cfg: DictConfig, key: str) -> dict[str, Any]:
+    node = OmegaConf.select(cfg, key)
+    return (
+        drop_nulls(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else {}
+    )
+
+
+def _schedule(said: Any) -> Schedule | None:
+    """Factors as a list, or from a node that makes a schedule (``simudy.dynamics.optim``), for its
+    ``steps``.
+    """
+    if said is None or isinstance(said, (list, float, int)):
+        return said
+    made: Any = build(said, "recipe.schedule")
+    if isinstance(made, (list, float, int)):
+        return made
+    if not isinstance(said.get("steps"), int):
+        raise SimudyError(
+            "recipe.schedule must be written out beside the weights: set recipe.schedule.steps"
+        )
+    return [float(made(step)) for step in range(said["steps"])]

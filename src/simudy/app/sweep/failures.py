@@ -51,11 +51,11 @@ def failures() -> list[str]:
     return found
 
 
-def note_failure(root: Path, reason: str) -> None:
+def save_failure(root: Path, reason: str) -> None:
     """Leave word in a job's directory."""
     write_atomically(root / FAILED, reason.encode())
 
 
-def forget_failure(root: Path) -> None:
+def clear_failure(root: Path) -> None:
     """A new attempt starts clean."""
     (root / FAILED).unlink(missing_ok=True)

@@ -4,7 +4,6 @@ person.
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from typing import Any
@@ -16,10 +15,9 @@ from torch import Tensor
 from simudy.analysis.gallery import save_gallery
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
-from simudy.app import checkpoint, reconstruction
-from simudy.app.attack import write_history
-from simudy.app.folder import Folder, read_json, write_json
-from simudy.app.secret import Secret
+from simudy.app.store import checkpoint, history, reconstruction
+from simudy.app.store.run_directory import RunDirectory, read_json, write_json
+from simudy.app.store.secret import Secret
 from simudy.victim.data import Normalisation
 
 log = logging.getLogger(__name__)
@@ -29,7 +27,7 @@ SHOWN = 6  # images in the filmstrip
 
 
 def finish(
-    cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: Folder
+    cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: RunDirectory
 ) -> dict[str, Any]:
     """Score, draw and write ``result.json`` last: where it is, everything is."""
     tensors, facts = reconstruction.read(folder.reconstruction)
@@ -61,7 +59,7 @@ def _draw(
     normalisation: Normalisation,
     scored: Score | None,
     result: dict[str, Any],
-    folder: Folder,
+    folder: RunDirectory,
 ) -> None:
     truth = secret.normalised()[0] if secret else None
     snapshots: dict[int, Tensor] = (checkpoint.load(folder.checkpoint) or {}).get("snapshots", {})
@@ -81,16 +79,15 @@ def _draw(
 
 
 def _curve(
-    folder: Folder, truth: Tensor | None, snapshots: dict[int, Tensor]
+    folder: RunDirectory, truth: Tensor | None, snapshots: dict[int, Tensor]
 ) -> list[dict[str, Any]]:
     """The history, with the score of every snapshot beside it; written back too."""
-    with folder.history.open(newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    rows = history.load(folder.history)
     for row in rows:
         shot = snapshots.get(int(row["iteration"]))
         if truth is not None and shot is not None and bool(torch.isfinite(shot).all()):
             row["ssim_paper"] = paper_ssim(shot, truth)
-    write_history(folder, rows)
+    history.save(folder.history, rows)
     return rows
 
 
@@ -102,7 +99,7 @@ def _best(scored: Score | None, count: int) -> list[int]:
     return [pair.paper_index for pair in pairs if 0 <= pair.paper_index < count][:SHOWN]
 
 
-def _announce(result: dict[str, Any], folder: Folder) -> None:
+def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
     if result["ssim_paper"] is not None:
         floor = max(
             (value for value in result["floor"].values() if value is not None), default=math.nan
@@ -120,7 +117,7 @@ def _announce(result: dict[str, Any], folder: Folder) -> None:
     log.info("report:  %s", folder.report)
 
 
-def announce_finished(folder: Folder) -> dict[str, Any]:
+def announce_finished(folder: RunDirectory) -> dict[str, Any]:
     """Say that there is nothing left to do."""
     result = read_json(folder.result)
     log.info("already %s, nothing to do: remove %s to run again", result["status"], folder.root)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from simudy.attack.reconstruct import Reconstruction
+from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
 

@@ -13,8 +13,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from simudy.app.folder import FINISHED, Folder, read_json
-from simudy.app.sweep import FAILED
+from simudy.app.store.run_directory import FINISHED, RunDirectory, read_json
+from simudy.app.sweep.failures import FAILED
 from simudy.errors import SimudyError
 
 SCORES = ("ssim_paper", "ssim", "psnr", "mse", "recovered", "m_lin", "rank")
@@ -92,7 +92,7 @@ def table(jobs: list[Job], keys: list[str]) -> str:
 
 
 def _job(root: Path) -> Job:
-    folder, failed = Folder(root), root / FAILED
+    folder, failed = RunDirectory(root), root / FAILED
     overrides = OmegaConf.to_container(OmegaConf.load(root / ".hydra" / "overrides.yaml"))
     settings = _assignments(overrides)  # type: ignore[arg-type]
     if failed.exists():

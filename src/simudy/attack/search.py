@@ -20,11 +20,9 @@ from simudy.dynamics import tree
 from simudy.errors import SimudyError
 
 PATIENCE = 10  # refused steps in a row before the search is called diverged
-_DAMPING, _BOLDER, _SHORTER = (
-    0.03,
-    0.3,
-    10.0,
-)  # of refining steps: at first; times, after one that helped, or did not
+_DAMPING = 0.03  # of refining steps, at first
+_BOLDER = 0.3  # times, after a step that helped
+_SHORTER = 10.0  # times, after one that did not
 
 
 @dataclass
@@ -37,7 +35,7 @@ class Outer:
         optimizer: ``(parameter groups, lr=…) -> torch optimizer``; closures (L-BFGS) are served.
         schedule: ``(optimizer) -> torch scheduler``. Default: one cosine decay over the iterations.
         tolerance: stop as converged when the distance is at or below it.
-        lrs: step sizes of single variables by name (``images``, ``labels``, ``log_lr``) that differ
+        lrs: step sizes of single variables by name (``latent``, ``labels``, ``log_lr``) that differ
             from ``lr``.
         average: decay of a running mean of the variables, 0 for none. A network with kinks leaves
             the iterates jittering about the solution; where the mean ends with a lower objective
@@ -92,20 +90,23 @@ class Search:
 
     def __init__(self, problem: Problem, outer: Outer) -> None:
         self.problem, self.outer = problem, outer
-        self.leaves = problem.variables()
-        self.optimizer = outer.optimizer(_groups(self.leaves, outer.lrs), lr=outer.lr)
+        self.variables = problem.variables()
+        self.optimizer = outer.optimizer(_groups(self.variables, outer.lrs), lr=outer.lr)
         self.scheduler = (outer.schedule or partial(CosineAnnealingLR, T_max=outer.iterations))(
             self.optimizer
         )
-        self.iteration, self.refined, self.refused, self.seconds = 0, 0, 0, 0.0
+        self.iteration = 0
+        self.refined = 0
+        self.refused = 0
+        self.seconds = 0.0
         self.damping = _DAMPING
         self.history: list[dict[str, float]] = []
-        device = next(iter(self.leaves.values())).device
+        device = next(iter(self.variables.values())).device
         self.best = {
-            **tree.map(torch.clone, tree.detach(self.leaves)),
+            **tree.map(torch.clone, tree.detach(self.variables)),
             **_scores(float("inf"), device),
         }
-        self.mean = tree.map(torch.clone, tree.detach(self.leaves))
+        self.mean = tree.map(torch.clone, tree.detach(self.variables))
         self._unread: list[Tensor] = []
         self._read_every = 1 if device.type == "cpu" else 10
 
@@ -113,7 +114,7 @@ class Search:
         """One outer step. Where the objective or a gradient is not finite, the variables stay as
         they are.
         """
-        start, before = time.perf_counter(), tree.map(torch.clone, tree.detach(self.leaves))
+        start, before = time.perf_counter(), tree.map(torch.clone, tree.detach(self.variables))
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self.optimizer.step(partial(self._closure, seen))  # type: ignore[arg-type]
         self.scheduler.step()
@@ -123,20 +124,30 @@ class Search:
                 float("inf"), objective.device
             )  # what was best by another measure is not any more
         with torch.no_grad():
-            for name, leaf in self.leaves.items():
+            for name, leaf in self.variables.items():
                 leaf.copy_(torch.where(finite, leaf, before[name]))
             better = finite & (objective < self.best["objective"])
             now = {**before, "objective": objective, "distance": distance}
             self.best = {k: torch.where(better, now[k], old) for k, old in self.best.items()}
             self.mean = {
                 k: torch.lerp(leaf, self.mean[k], self.outer.average)
-                for k, leaf in self.leaves.items()
+                for k, leaf in self.variables.items()
             }
         self.iteration += 1
         self._unread.append(torch.stack([objective, distance, finite.to(objective)]))
         if self.iteration % self._read_every == 0 or self.iteration == self.outer.iterations:
             self._read()
         self.seconds += time.perf_counter() - start
+
+    def run(self, *, on_step: Callable[[Search], None] | None = None) -> Reconstruction:
+        """Step until the search ends, and return the best iterate; see ``reconstruct``."""
+        try:
+            for _ in self.steps():
+                if on_step is not None:
+                    on_step(self)
+        except KeyboardInterrupt:
+            return self.result("interrupted")
+        return self.result(self.status)
 
     def steps(self) -> Iterator[None]:
         """All that is left to do, a step at a time."""
@@ -164,10 +175,18 @@ class Search:
             images, labels = (
                 t.detach().clone() for t in (self.problem.images(), self.problem.labels())
             )
-        learned = {k[4:]: self.best[k].exp().item() for k in self.leaves if k.startswith("log_")}
+        learned = {k[4:]: self.best[k].exp().item() for k in self.variables if k.startswith("log_")}
         scores = {k: self.best[k].item() for k in ("objective", "distance")}
-        return Reconstruction(images, labels, status, **scores, learned=learned, iterations=self.iteration,
-                              seconds=self.seconds, history=self.history)  # fmt: skip
+        return Reconstruction(
+            images,
+            labels,
+            status,
+            **scores,
+            learned=learned,
+            iterations=self.iteration,
+            seconds=self.seconds,
+            history=self.history,
+        )
 
     def refine(self) -> Iterator[None]:
         """Steps from the best that need no derivative, by Levenberg and Marquardt's rule for their
@@ -189,7 +208,7 @@ class Search:
         torch_state = {k: getattr(self, k).state_dict() for k in ("optimizer", "scheduler")}
         return {
             **torch_state,
-            "variables": tree.detach(self.leaves),
+            "variables": tree.detach(self.variables),
             **{k: getattr(self, k) for k in _CARRIED},
         }
 
@@ -206,7 +225,7 @@ class Search:
         objective, distance = self.problem.objective(self._progress(self.iteration + 1))
         objective.backward()
         self.problem.precondition()
-        grads = [leaf.grad for leaf in self.leaves.values() if leaf.grad is not None]
+        grads = [leaf.grad for leaf in self.variables.values() if leaf.grad is not None]
         finite = torch.stack([torch.isfinite(t).all() for t in (objective, *grads)]).all()
         for grad in grads:  # a poisoned gradient would live on in the optimizer's moments
             grad.copy_(torch.where(finite, grad, 0.0))
@@ -249,7 +268,7 @@ class Search:
 
     @contextmanager
     def _standing_at(self, values: dict[str, Tensor]) -> Iterator[None]:
-        present = tree.map(torch.clone, tree.detach(self.leaves))
+        present = tree.map(torch.clone, tree.detach(self.variables))
         self._set(values)
         try:
             yield
@@ -258,7 +277,7 @@ class Search:
 
     def _set(self, values: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, leaf in self.leaves.items():
+            for name, leaf in self.variables.items():
                 leaf.copy_(values[name])
 
 
@@ -303,31 +322,20 @@ def reconstruct(
     search = Search((method or Simudy()).problem(evidence, seed=seed), outer or Outer())
     if resume is not None:
         search.load_state_dict(resume)
-    return pursue(search, on_step=on_step)
+    return search.run(on_step=on_step)
 
 
-def pursue(search: Search, *, on_step: Callable[[Search], None] | None = None) -> Reconstruction:
-    """Step until the search ends, and return the best iterate; see ``reconstruct``."""
-    try:
-        for _ in search.steps():
-            if on_step is not None:
-                on_step(search)
-    except KeyboardInterrupt:
-        return search.result("interrupted")
-    return search.result(search.status)
-
-
-def _groups(leaves: dict[str, Tensor], lrs: dict[str, float]) -> list[Any]:
+def _groups(variables: dict[str, Tensor], lrs: dict[str, float]) -> list[Any]:
     """One parameter group per variable where step sizes differ; L-BFGS wants a plain list."""
-    if unknown := lrs.keys() - leaves.keys():
+    if unknown := lrs.keys() - variables.keys():
         raise SimudyError(
-            f"outer.lrs names {sorted(unknown)[0]!r}, but the variables are {', '.join(leaves)}"
+            f"outer.lrs names {sorted(unknown)[0]!r}, but the variables are {', '.join(variables)}"
         )
     if not lrs:
-        return list(leaves.values())
+        return list(variables.values())
     return [
         {"params": [leaf], **({"lr": lrs[name]} if name in lrs else {})}
-        for name, leaf in leaves.items()
+        for name, leaf in variables.items()
     ]
 
 

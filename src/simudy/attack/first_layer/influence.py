@@ -28,9 +28,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simudy.attack.coordinates import Coefficients
+from simudy.attack.coordinates import SpanCoordinates
 from simudy.attack.evidence import Evidence
-from simudy.attack.span import without_gradients
+from simudy.attack.first_layer.span import without_gradients
 from simudy.dynamics.tree import Params
 
 _RIDGE = 1e-9  # relative; C is square and may be singular
@@ -47,7 +47,7 @@ class FirstLayer:
         drift: the part of ΔW1 ``(out, r)`` that no image causes (weight decay).
         columns: orthonormal basis ``(out, r)`` of the column space of the rest.
         within: the rest in it ``(r, r)``.
-        scale: coefficients over the leaf they are held in.
+        scale: coefficients over the latent they are held in.
     """
 
     name: str
@@ -57,7 +57,7 @@ class FirstLayer:
     scale: float
 
     @classmethod
-    def of(cls, coordinates: Coefficients, evidence: Evidence) -> FirstLayer:
+    def of(cls, coordinates: SpanCoordinates, evidence: Evidence) -> FirstLayer:
         """Read it off the evidence (the full one, not the reduced)."""
         span = coordinates.span
         still = without_gradients(evidence, span.layer)
@@ -85,7 +85,7 @@ class FirstLayer:
 
     @torch.no_grad()
     def decoded(self, simulated: Params, coefficients: Tensor, *, damping: float) -> Tensor:
-        """The leaf of the images that explain the real ΔW1, if they move the weights as those at
+        """The latent of the images that explain the real ΔW1, if they move the weights as those at
         ``coefficients`` do.
 
         Args:

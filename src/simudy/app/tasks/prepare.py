@@ -16,11 +16,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from simudy.app.build import build, unfinished, without_nulls
-from simudy.app.folder import Folder, read_json
-from simudy.app.identity import digest
-from simudy.app.recipe import recipe
-from simudy.app.secret import Secret
+from simudy.app.settings.factories import recipe
+from simudy.app.settings.fingerprint import digest
+from simudy.app.settings.instantiate import build, build_partial, drop_nulls
+from simudy.app.store.run_directory import RunDirectory, read_json
+from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence, evidence_from_weights, load_weights
 from simudy.errors import SimudyError
 from simudy.victim.data import Splits
@@ -30,7 +30,7 @@ from simudy.victim.train import train
 log = logging.getLogger(__name__)
 
 
-def obtain(cfg: DictConfig, folder: Folder, device: torch.device) -> Evidence:
+def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> Evidence:
     """The evidence of this run, made if it is not there yet, and always as it reads from disk.
 
     Raises:
@@ -43,10 +43,10 @@ def obtain(cfg: DictConfig, folder: Folder, device: torch.device) -> Evidence:
     return read(cfg, folder.evidence)
 
 
-def secret_of(cfg: DictConfig, folder: Folder) -> Secret | None:
+def load_secret(cfg: DictConfig, folder: RunDirectory) -> Secret | None:
     """The secret that belongs to the evidence, if there is one."""
     beside = Path(cfg.evidence.folder).expanduser().parent if cfg.evidence.folder else folder.root
-    return Secret.load(Folder(beside).secret)
+    return Secret.load(RunDirectory(beside).secret)
 
 
 def read(cfg: DictConfig, folder: Path) -> Evidence:
@@ -56,17 +56,17 @@ def read(cfg: DictConfig, folder: Path) -> Evidence:
     return Evidence.load(folder, module.train(cfg.victim.mode == "train"))
 
 
-def _write(cfg: DictConfig, folder: Folder, device: torch.device) -> None:
+def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
     if cfg.evidence.initial or cfg.evidence.final:
-        _whole(folder.evidence, audited(cfg).save)
+        _save_complete(folder.evidence, load_files(cfg).save)
         return
     splits: Splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed)
-    evidence = trained(cfg, splits, device)
-    _whole(folder.secret, Secret(splits.victim, splits.heldout, splits.normalisation).save)
-    _whole(folder.evidence, evidence.save)
+    evidence = train_victim(cfg, splits, device)
+    _save_complete(folder.secret, Secret(splits.victim, splits.heldout, splits.normalisation).save)
+    _save_complete(folder.evidence, evidence.save)
 
 
-def _whole(folder: Path, save: Callable[[Path], None]) -> None:
+def _save_complete(folder: Path, save: Callable[[Path], None]) -> None:
     """A folder that is there once it is complete."""
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
@@ -75,11 +75,11 @@ def _whole(folder: Path, save: Callable[[Path], None]) -> None:
     os.replace(draft, folder)
 
 
-def trained(cfg: DictConfig, splits: Splits, device: torch.device) -> Evidence:
+def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evidence:
     """Train the victim by the recipe, after pretraining if asked to."""
     victim, normalisation, run = splits.victim, splits.normalisation, recipe(cfg)
     images, labels = normalisation.normalise(victim.images).to(device), victim.labels.to(device)
-    model, final = train(newborn(cfg, splits, device), images, labels, run)
+    model, final = train(build_victim(cfg, splits, device), images, labels, run)
     log.info("victim: trained on %d images for %d steps", len(victim), run.steps(len(victim)))
     facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
     return Evidence(
@@ -87,7 +87,7 @@ def trained(cfg: DictConfig, splits: Splits, device: torch.device) -> Evidence:
     )
 
 
-def newborn(cfg: DictConfig, splits: Splits, device: torch.device) -> nn.Module:
+def build_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> nn.Module:
     """The victim before its own training, pretrained if asked for, in the mode it will be trained
     in.
     """
@@ -97,7 +97,7 @@ def newborn(cfg: DictConfig, splits: Splits, device: torch.device) -> nn.Module:
     return module.train(cfg.victim.mode == "train")
 
 
-def audited(cfg: DictConfig) -> Evidence:
+def load_files(cfg: DictConfig) -> Evidence:
     """Evidence from two files of weights and what a person says of their origin."""
     said = cfg.evidence
     if not (said.initial and said.final):
@@ -153,9 +153,9 @@ def _pretrain(cfg: DictConfig, module: nn.Module, splits: Splits, device: torch.
             "data has no images to pretrain on: choose others, or set victim.pretrain.epochs=0"
         )
     images = splits.normalisation.normalise(splits.pretrain.images).to(device)
-    said = without_nulls(_plain(cfg.victim.pretrain))
+    said = drop_nulls(_plain(cfg.victim.pretrain))
     if "optimizer" in said:
-        said["optimizer"] = unfinished(said["optimizer"], "victim.pretrain.optimizer")
+        said["optimizer"] = build_partial(said["optimizer"], "victim.pretrain.optimizer")
     pretrain(
         module,
         images,

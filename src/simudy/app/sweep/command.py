@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simudy.analysis.sweep import save_index, save_plot, without_yardsticks
-from simudy.app.sweep_jobs import Job, never_begun, read_jobs, swept_keys, table
+from simudy.app.sweep.jobs import Job, never_begun, read_jobs, swept_keys, table
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
 

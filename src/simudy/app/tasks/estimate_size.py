@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from simudy.analysis.score import paper_pairing, paper_ssim
-from simudy.app import evidence, reconstruction, settings
-from simudy.app.folder import Folder, write_json
-from simudy.app.secret import Secret
+from simudy.app.settings import factories
+from simudy.app.store import reconstruction
+from simudy.app.store.run_directory import RunDirectory, write_json
+from simudy.app.store.secret import Secret
+from simudy.app.tasks import prepare
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.simudy import Simudy, SimudyProblem
 from simudy.attack.size import contributions, keep_top, matched_table, rank_estimate
@@ -25,7 +27,7 @@ from simudy.errors import SimudyError
 log = logging.getLogger(__name__)
 
 
-def size(cfg: DictConfig, folder: Folder) -> dict[str, Any]:
+def size(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Write ``size.json``: beside an earlier run's reconstruction it ranks that run's dummies, by
     its own settings.
     """
@@ -38,12 +40,12 @@ def size(cfg: DictConfig, folder: Folder) -> dict[str, Any]:
         cfg = OmegaConf.merge(folder.settings(), found_here)  # type: ignore[assignment]
     else:
         folder.claim(cfg)
-    device = settings.device(cfg.device)
-    held = evidence.obtain(cfg, folder, device).to(device)
+    device = factories.device(cfg.device)
+    held = prepare.prepare_evidence(cfg, folder, device).to(device)
     found = {"status": "finished", "n": held.n, **_rank(held)}
     if ran:
         found["dummies"] = _dummies(
-            cfg, held, evidence.secret_of(cfg, folder), folder.reconstruction
+            cfg, held, prepare.load_secret(cfg, folder), folder.reconstruction
         )
     write_json(folder.root / "size.json", found)
     if not ran:
@@ -84,7 +86,7 @@ def _restored(
 ) -> SimudyProblem:
     """The attack's problem with its dummies where the search left them, as pixels."""
     method, images, labels = (
-        settings.method(cfg, held, secret),
+        factories.method(cfg, held, secret),
         tensors["images"],
         tensors["labels"],
     )
@@ -96,7 +98,7 @@ def _restored(
         method, images="pixels", damping=None, focus_after=1.0, n=len(images)
     )
     problem = method.problem(held, seed=cfg.seed)
-    problem.dummy.inputs = images
+    problem.dummy.latent = images
     problem.dummy.labels = labels.log() if labels.is_floating_point() else labels
     problem.dummy.logs = {name: tensors[f"learned.{name}"].log() for name in problem.dummy.logs}
     return problem

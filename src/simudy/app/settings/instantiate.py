@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from simudy.app.check import check, locate, parameters
+from simudy.app.settings.check import check, locate, parameters
 from simudy.errors import SimudyError
 
 
@@ -28,7 +28,7 @@ def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> 
     Raises:
         SimudyError: the node does not fit its target, or the target refuses it.
     """
-    fields = described(node, where, keep_nulls=keep_nulls)
+    fields = fields_of(node, where, keep_nulls=keep_nulls)
     takes = parameters(locate(fields["_target_"], where))
     fields = {**{k: v for k, v in filled.items() if k in takes}, **fields}
     check({k: v for k, v in fields.items() if k not in filled}, where)
@@ -38,12 +38,12 @@ def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> 
         raise _complaint(error, where) from error
 
 
-def unfinished(node: Any, where: str) -> Any:
+def build_partial(node: Any, where: str) -> Any:
     """What a node describes, to be called with what the node cannot say."""
-    return build({**described(node, where), "_partial_": True}, where)
+    return build({**fields_of(node, where), "_partial_": True}, where)
 
 
-def described(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, Any]:
+def fields_of(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, Any]:
     """The fields of a node as plain data.
 
     Raises:
@@ -55,14 +55,14 @@ def described(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, A
         raise SimudyError(
             f"{where} names no _target_: choose a file of conf/{group}/, or set {where}._target_"
         )
-    return dict(fields) if keep_nulls else without_nulls(fields)
+    return dict(fields) if keep_nulls else drop_nulls(fields)
 
 
-def without_nulls(node: Any) -> Any:
+def drop_nulls(node: Any) -> Any:
     """Plain data less the keys whose value is null."""
     if not isinstance(node, Mapping):
         return node
-    return {str(key): without_nulls(value) for key, value in node.items() if value is not None}
+    return {str(key): drop_nulls(value) for key, value in node.items() if value is not None}
 
 
 def allow_own_modules() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from simudy.app.identity import VICTIM, digest, relevant
+from simudy.app.settings.fingerprint import VICTIM, digest, relevant
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
 
@@ -17,7 +17,7 @@ FINISHED = ("converged", "finished", "diverged")
 
 
 @dataclass(frozen=True)
-class Folder:
+class RunDirectory:
     """The places in a run's directory."""
 
     root: Path

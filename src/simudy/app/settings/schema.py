@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from simudy.app.identity import config_hash
+from simudy.app.settings.fingerprint import config_hash
 from simudy.errors import SimudyError
 
 
@@ -72,7 +72,7 @@ class PriorConfig:
 
 @dataclass
 class OuterConfig:
-    """The outer loop (see ``simudy.attack.reconstruct.Outer``)."""
+    """The outer loop (see ``simudy.attack.search.Outer``)."""
 
     lr: float = 0.1
     iterations: int = 300
@@ -154,17 +154,17 @@ def register() -> None:
 
 
 def _hash_of_job(*, _root_: DictConfig) -> str:
-    return config_hash(renewed(_root_, list(_root_.hydra.overrides.task)))
+    return config_hash(resolve_targets(_root_, list(_root_.hydra.overrides.task)))
 
 
-def settle(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """A configuration ready to run: checked beyond its types, and cleared of options that are not
     its targets'.
 
     Raises:
         SimudyError: a value is not among its choices, or a mandatory one is missing.
     """
-    cfg = renewed(cfg, overrides)
+    cfg = resolve_targets(cfg, overrides)
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in allowed:
             raise SimudyError(f"{key}={value}: choose from {', '.join(map(str, allowed))}")
@@ -180,7 +180,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     return cfg
 
 
-def renewed(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def resolve_targets(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """A node whose ``_target_`` the command line replaced keeps only what the command line says of
     it.
     """

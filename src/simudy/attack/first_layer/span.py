@@ -65,12 +65,12 @@ class Span:
         _require_same_function(span, evidence)
         return span
 
-    def images(self, coefficients: Tensor) -> Tensor:
+    def decode(self, coefficients: Tensor) -> Tensor:
         """Normalised images ``(n, c, h, w)`` of coefficients ``(n, r)``."""
         return (coefficients @ self.basis).reshape(-1, *self.shape)
 
-    def coefficients(self, images: Tensor) -> Tensor:
-        """Coefficients ``(n, r)`` of the projection of images ``(n, c, h, w)``."""
+    def encode(self, images: Tensor) -> Tensor:
+        """SpanCoordinates ``(n, r)`` of the projection of images ``(n, c, h, w)``."""
         return images.flatten(1) @ self.basis.mT
 
     def reduce(self, evidence: Evidence) -> Evidence:
@@ -154,7 +154,7 @@ def _require_same_function(span: Span, evidence: Evidence) -> None:
     try:
         same = torch.allclose(
             evidence.model(reduced, coefficients),
-            evidence.model(evidence.initial, span.images(coefficients)),
+            evidence.model(evidence.initial, span.decode(coefficients)),
             1e-3,
             1e-4,
         )

@@ -8,18 +8,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from simudy.analysis.linearity import run_linearity
-from simudy.app import settings
-from simudy.app.build import build
-from simudy.app.evidence import newborn
-from simudy.app.folder import Folder, write_json
-from simudy.app.identity import config_hash
-from simudy.app.recipe import recipe
+from simudy.app.settings import factories
+from simudy.app.settings.factories import recipe
+from simudy.app.settings.fingerprint import config_hash
+from simudy.app.settings.instantiate import build
+from simudy.app.store.run_directory import RunDirectory, write_json
+from simudy.app.tasks.prepare import build_victim
 from simudy.errors import SimudyError
 
 log = logging.getLogger(__name__)
 
 
-def linearity(cfg: DictConfig, folder: Folder) -> dict[str, Any]:
+def linearity(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Train the victim of these settings, and write M_lin to ``result.json``."""
     if cfg.evidence.folder or cfg.evidence.initial:
         raise SimudyError(
@@ -35,11 +35,11 @@ def linearity(cfg: DictConfig, folder: Folder) -> dict[str, Any]:
 
 
 def _measured(cfg: DictConfig) -> dict[str, Any]:
-    device = settings.device(cfg.device)
+    device = factories.device(cfg.device)
     splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed)
     images, labels = (
         splits.normalisation.normalise(splits.victim.images).to(device),
         splits.victim.labels.to(device),
     )
-    found = run_linearity(newborn(cfg, splits, device), images, labels, recipe(cfg))
+    found = run_linearity(build_victim(cfg, splits, device), images, labels, recipe(cfg))
     return {"status": "finished", **found, "config_hash": config_hash(cfg)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from simudy.app.folder import read_json, write_json
+from simudy.app.store.run_directory import read_json, write_json
 from simudy.victim.data import ImageSet, Normalisation
 
 

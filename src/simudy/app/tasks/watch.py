@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from simudy.app import checkpoint
 from simudy.app.signals import signals_to
-from simudy.attack.reconstruct import Search
+from simudy.app.store import checkpoint
+from simudy.attack.search import Search
 
 log = logging.getLogger(__name__)
 

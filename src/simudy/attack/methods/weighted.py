@@ -143,7 +143,8 @@ class Combination(Problem):
     def combined(self) -> Params:
         """−Σ_points Σ_i λ_i ∇loss_i: where descending the weighted losses leads."""
         each = [self._gradient(at, w) for at, w in zip(self.points(), self.weights, strict=True)]
-        return tree.scale(-1.0, reduce(tree.add, each))
+        zero = {k: torch.zeros_like(v) for k, v in self.target.items()}  # of what no loss touches
+        return {**zero, **tree.scale(-1.0, reduce(tree.add, each))}
 
     def images(self) -> Tensor:
         return self.dummy.images()

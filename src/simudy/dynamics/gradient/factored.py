@@ -306,18 +306,19 @@ class Factored(Gradient):
         probed = partial(_probed_loss, loss, {k: len(p) for k, p in probes.items()})
         flat = {(k, i): p for k, ps in probes.items() for i, p in enumerate(ps)}
         grads, inputs = self.inner.of(probed, has_aux=True)({**dense, **flat}, (weights, batch))  # type: ignore[dict-item]
+        used = {key if isinstance(key, str) else key[0] for key in grads}
         return {
-            k: _outer(grads, inputs, k, params[k]) if k in weights else grads[k] for k in params
+            k: _outer(grads, inputs, k, params[k]) if k in weights else grads[k]
+            for k in params
+            if k in used
         }
 
 
 def _outer(
     grads: dict[Any, Tensor], inputs: dict[str, list[Tensor]], name: str, like: Tensor
 ) -> FactoredWeight:
-    deltas = [grads[name, i] for i in range(len(inputs[name]))]
-    return FactoredWeight(
-        {LowRank(d, a): 1.0 for d, a in zip(deltas, inputs[name], strict=True)}, like
-    )
+    uses = [(grads[name, i], a) for i, a in enumerate(inputs[name]) if (name, i) in grads]
+    return FactoredWeight({LowRank(d, a): 1.0 for d, a in uses}, like)
 
 
 def _probed_loss(

@@ -116,7 +116,7 @@ def test_what_nobody_reads_is_not_computed():
     x = torch.randn(2, 1, 6, 6, requires_grad=True)
     end = simulate(model.loss, model.params, [(x, torch.arange(2))] * 2, SGD(), gradient=mode)
     torch.autograd.grad(sum(v.square().sum() for v in end.values()), x)
-    for graph in mode.graphs.values():
+    for graph, _ in mode.graphs.values():
         for node in graph.graph.nodes:
             if node.target is torch.ops.aten.convolution_backward.default:
                 assert {u.args[1] for u in node.users if u.target is getitem} == {

@@ -33,12 +33,9 @@ from simudy.dynamics.optim import (
     from_torch,
     with_backend,
 )
-from simudy.dynamics.optim.interop.torchopt import State
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 from simudy.testing import check_optimizer, directional, problems
-
-torch.set_num_threads(1)
 
 RULES = {
     "sgd": SGD(lr=0.1),
@@ -148,7 +145,7 @@ def test_native_backend_is_the_rule_itself():
 
 class UnguardedTorchOpt(TorchOpt):
     def init(self, params):
-        return State(0, self.factory(**self.options).init(list(params.values())))
+        return {tuple(params): self._start(list(params.values()))}
 
 
 class UnguardedHigher(Higher):

@@ -16,11 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from simudy.app import sweep
-from simudy.app.build import allow_own_modules
-from simudy.app.complaint import EXPECTED, one_line, squashed
-from simudy.app.config import register, settle
+from simudy.app.complaint import EXPECTED, on_one_line, one_line
+from simudy.app.settings.instantiate import allow_own_modules
+from simudy.app.settings.schema import register, resolve
 from simudy.app.signals import interrupt, signals_to
+from simudy.app.sweep.failures import clear_failure, failures, save_failure
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
@@ -63,7 +63,7 @@ def run_cli(argv: Sequence[str]) -> int:
         return error.code if isinstance(error.code, int) else DONE
     for line in refused:
         print(f"simudy: error: {line}", file=sys.stderr)
-    failed = sweep.failures()
+    failed = failures()
     return BAD_INPUT if refused or failed else DONE
 
 
@@ -71,14 +71,14 @@ def job(cfg: DictConfig) -> float | None:
     """One run, as Hydra calls it: alone, or as one of a sweep. A failure of one is noted, and the
     others go on.
     """
-    from simudy.app.run import run  # brings torch
+    from simudy.app.tasks.run import run  # brings torch
 
     allow_own_modules()
     context = HydraConfig.get()
     root = Path(context.runtime.output_dir)
     try:
-        sweep.forget_failure(root)
-        result = run(settle(cfg, list(context.overrides.task)), root)
+        clear_failure(root)
+        result = run(resolve(cfg, list(context.overrides.task)), root)
         return result.get("objective") if result else None  # what an optimising sweeper minimises
     except KeyboardInterrupt:
         log.info("interrupted: the same command with hydra.run.dir=%s goes on from here", root)
@@ -92,10 +92,10 @@ def job(cfg: DictConfig) -> float | None:
 
 def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
     expected = isinstance(error, EXPECTED)
-    line = one_line(error) if expected else squashed(f"{type(error).__name__}: {error}")
+    line = one_line(error) if expected else on_one_line(f"{type(error).__name__}: {error}")
     if sweeping:
         log.error("failed: %s", line, exc_info=not expected)
-        sweep.note_failure(root, line)
+        save_failure(root, line)
     else:
         refused.append(line)
 

@@ -6,7 +6,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from simudy.app.check import suggestion
+from simudy.app.settings.check import suggestion
 from simudy.errors import SimudyError
 
 EXPECTED = (SimudyError, HydraException, OmegaConfBaseException)
@@ -20,10 +20,10 @@ def one_line(error: BaseException) -> str:
     if isinstance(cause, OmegaConfBaseException):
         reason = str(cause).splitlines()[0]
         return f"{cause.full_key}: {reason}" if cause.full_key else reason
-    return squashed(str(error).split("Config search path:")[0])
+    return on_one_line(str(error).split("Config search path:")[0])
 
 
-def squashed(words: str) -> str:
+def on_one_line(words: str) -> str:
     """On one line."""
     return " ".join(words.split())
 

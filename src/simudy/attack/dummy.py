@@ -22,32 +22,32 @@ class Dummy:
     """The variables of an attack. Every tensor in ``variables()`` is a leaf that requires grad.
 
     Attributes:
-        inputs: the images' leaf ``(n, …)``, in whatever the coordinates make of it.
+        latent: what the outer loop moves for the images ``(n, …)``; the coordinates decode it.
         labels: class indices ``(n,)``, or logits ``(n, classes)`` of soft labels when learned.
         logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay
             positive).
-        coordinates: which images the leaf stands for.
+        coordinates: which images the latent stands for.
     """
 
-    inputs: Tensor
+    latent: Tensor
     labels: Tensor
     logs: dict[str, Tensor]
     coordinates: Coordinates
 
     def variables(self) -> dict[str, Tensor]:
         """The leaves, by name."""
-        named = {"images": self.inputs, **{f"log_{k}": v for k, v in self.logs.items()}}
+        named = {"latent": self.latent, **{f"log_{k}": v for k, v in self.logs.items()}}
         return {**named, "labels": self.labels} if self.labels.is_floating_point() else named
 
     def images(self) -> Tensor:
         """Normalised images ``(n, c, h, w)``."""
-        return self.coordinates.images(self.inputs)
+        return self.coordinates.decode(self.latent)
 
     def network_inputs(self) -> Tensor:
         """What the run trains on: the images, or their coefficients ``(n, r)`` in the span's
         basis.
         """
-        return self.coordinates.inputs(self.inputs)
+        return self.coordinates.network_inputs(self.latent)
 
     def targets(self) -> Tensor:
         """Labels as the loss takes them: indices ``(n,)`` or probabilities ``(n, classes)``."""
@@ -59,7 +59,7 @@ class Dummy:
 
     def rules(self, recipe: Recipe) -> list[Rule]:
         """One rule per step, with the learned hyper-parameters in place."""
-        rules = recipe.rules(len(self.inputs))
+        rules = recipe.rules(len(self.latent))
         factors = {name: log.exp() for name, log in self.logs.items()}
         return [scale_hyperparameters(rule, **factors) for rule in rules] if factors else rules
 
@@ -84,7 +84,7 @@ def new_dummy(
             ``"learned"`` (soft labels, from near uniform), or the labels themselves: class indices
             ``(n,)``, fixed, or probabilities ``(n, classes)`` to go on learning from.
         n: how many. Default: what the evidence says, or the coordinates tell.
-        noise: standard deviation of the initial leaf.
+        noise: standard deviation of the initial latent.
         start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: public ones, or what
             a search found.
         learn: names of hyper-parameters to learn along with the images, e.g. ``("lr",)``.
@@ -95,11 +95,11 @@ def new_dummy(
     """
     space: Coordinates = coordinates or Pixels(evidence.shape)
     n, weight = n or known_count(evidence, space), next(iter(evidence.initial.values()))
-    inputs = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
+    latent = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
     if start is not None:
-        inputs = inputs + space.leaf(_first(start, n, evidence.shape).to(weight))
+        latent = latent + space.encode(_first(start, n, evidence.shape).to(weight))
     return Dummy(
-        inputs=inputs.requires_grad_(),
+        latent=latent.requires_grad_(),
         labels=_new_labels(
             labels,
             n,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
+from simudy.attack.first_layer.span import Span
 from simudy.attack.methods.simudy import SimudyProblem
-from simudy.attack.span import Span
 from simudy.dynamics import tree
 from simudy.dynamics.optim import Rule, hyperparameters
 from simudy.dynamics.tree import Params
@@ -66,7 +66,7 @@ def contributions(problem: SimudyProblem, *, memory: float = 1.0) -> Tensor:
             rule's ``lr``, the first where several groups have one, and 1 where there is none.
         memory: GiB to spend on the sums.
     """
-    start, m = problem.evidence.initial, len(problem.dummy.inputs)
+    start, m = problem.evidence.initial, len(problem.dummy.latent)
     size = sum(p.numel() * p.element_size() for p in start.values())
     together = max(1, int(memory * GIB / size))
     return torch.cat([_norms_of_sums(problem, rows) for rows in torch.arange(m).split(together)])
@@ -117,7 +117,7 @@ def _norms_of_sums(problem: SimudyProblem, rows: Tensor) -> Tensor:
     rules, wanted = problem.dummy.rules(recipe), set(rows.tolist())
     state, sums = rules[0].init(params), {i: tree.scale(0.0, params) for i in rows.tolist()}
     steps = zip(
-        recipe.batches(len(problem.dummy.inputs)), problem.dummy.batches(recipe), rules, strict=True
+        recipe.batches(len(problem.dummy.latent)), problem.dummy.batches(recipe), rules, strict=True
     )
     for indices, batch, rule in steps:
         pull = _pullback(problem, params, batch)

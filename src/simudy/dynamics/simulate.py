@@ -58,7 +58,8 @@ def simulate(
 
     def step(carry: tuple[Params, Any], x: tuple[Any, Rule]) -> tuple[Params, Any]:
         (params, state), (batch, rule) = carry, x
-        return rule.update(grads(params, batch), state, params)
+        moved, state = rule.update(grads(params, batch), state, params)
+        return {**params, **moved}, state  # what the loss does not touch stays, as in torch
 
     start = params, rules[0].init(params)
     params, state = adjoint.fold(step, start, list(zip(batches, rules, strict=True)))

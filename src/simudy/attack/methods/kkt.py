@@ -26,7 +26,7 @@ class KKT(Weighted):
     derivative, and runs SGD with momentum 0.9 on both.
 
     Reference: Haim et al., Reconstructing Training Data from Trained Neural Networks, NeurIPS 2022;
-    multi-class: Buzaglo et al., NeurIPS 2023. Variables: ``images``, ``weights``.
+    multi-class: Buzaglo et al., NeurIPS 2023. Variables: ``latent``, ``weights``.
 
     Args:
         min_weight: λ_min: a dummy that takes no part is pushed to take some.
@@ -62,7 +62,7 @@ class KKT(Weighted):
             evidence,
             dummy,
             weights=weights,
-            leaves={"weights": weights},
+            extra={"weights": weights},
             points=lambda: [evidence.final],
             loss=negative_margin(evidence.model),
             target=evidence.final,

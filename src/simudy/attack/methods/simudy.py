@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from simudy.attack.coordinates import Coefficients, Coordinates, coordinates_named
+from simudy.attack.coordinates import Coordinates, SpanCoordinates, coordinates_named
 from simudy.attack.distance import DISTANCES, position
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
-from simudy.attack.first_layer import FirstLayer, solve
+from simudy.attack.first_layer.influence import FirstLayer, solve
 from simudy.attack.methods.problem import Problem
 from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
@@ -110,7 +110,7 @@ class Simudy:
         return SimudyProblem(self, coordinates.reduced(evidence), dummy, first=first)
 
     def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
-        if isinstance(coordinates, Coefficients):
+        if isinstance(coordinates, SpanCoordinates):
             return FirstLayer.of(coordinates, evidence)
         if self.damping is not None or self.focus_after < 1:
             raise SimudyError(
@@ -137,7 +137,7 @@ class SimudyProblem(Problem):
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
         simulated, real, s = (
-            tree.sub(self.land(progress), self.evidence.initial),
+            tree.sub(self.simulate(progress), self.evidence.initial),
             self.real,
             self.settings,
         )
@@ -156,26 +156,26 @@ class SimudyProblem(Problem):
         return distance + prior(self.dummy.images, self.pixels, tv=s.tv, box=s.box), distance
 
     def precondition(self) -> None:
-        if self.curvature is not None and self.dummy.inputs.grad is not None:
-            leaf = self.dummy.inputs
-            step = solve(self.curvature, self.dummy.inputs.grad.double())
-            leaf.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(
-                leaf.dtype
+        latent = self.dummy.latent
+        if self.curvature is not None and latent.grad is not None:
+            step = solve(self.curvature, latent.grad.double())
+            latent.grad = (step / step.square().mean().sqrt().clamp(min=_TRUST) * _TRUST).to(
+                latent.dtype
             )
 
     @torch.no_grad()
     def refined(self, *, damping: float) -> dict[str, Tensor] | None:
         if self.first is None:
             return None
-        simulated = tree.sub(self.land(), self.evidence.initial)
+        simulated = tree.sub(self.simulate(), self.evidence.initial)
         return {
-            "images": self.first.decoded(simulated, self.dummy.network_inputs(), damping=damping)
+            "latent": self.first.decoded(simulated, self.dummy.network_inputs(), damping=damping)
         }
 
     def stage(self, progress: float) -> object:
         return self._steps(progress), progress >= self.settings.focus_after
 
-    def land(self, progress: float = 1.0) -> tree.Params:
+    def simulate(self, progress: float = 1.0) -> tree.Params:
         """Where the simulated run ends: θ̂f."""
         return simulate(
             self.evidence.model.loss,
@@ -210,7 +210,7 @@ class SimudyProblem(Problem):
 
     def _steps(self, progress: float) -> int:
         """How many steps are simulated."""
-        whole, grown = self.recipe.steps(len(self.dummy.inputs)), self.settings.grow_until
+        whole, grown = self.recipe.steps(len(self.dummy.latent)), self.settings.grow_until
         return whole if progress >= grown else math.ceil(whole * (1 + 3 * progress / grown) / 4)
 
     def _rules(self, progress: float) -> list[Rule]:

@@ -20,9 +20,9 @@ class Surrogate(Weighted):
 
     Zhu, Yao & Blaschko, Surrogate Model Extension (SME), ICML 2023: one gradient per outer step, so
     up to 100 times cheaper than a simulated run. There α and x̂ are clipped to their ranges after
-    each step and labels are known; here α is the sigmoid of the leaf ``alpha`` (a step size of 4e-3
+    each step and labels are known; here α is the sigmoid of the variable ``alpha`` (a step size of 4e-3
     is their 1e-3 at α = ½), the range of x̂ a penalty. ``weights`` are not used. Variables:
-    ``images``, ``alpha``.
+    ``latent``, ``alpha``.
 
     Args:
         alpha: α at first, in [0, 1]; at 0 or 1 it is not learned.
@@ -46,14 +46,14 @@ class Surrogate(Weighted):
                 f"attack.alpha={self.alpha}: give a point between θ0 and θf, in [0, 1]"
             )
         evidence, dummy = self.begin(evidence, torch.Generator().manual_seed(seed))
-        m = len(dummy.inputs)
-        alpha = torch.logit(dummy.inputs.new_tensor(self.alpha))
+        m = len(dummy.latent)
+        alpha = torch.logit(dummy.latent.new_tensor(self.alpha))
         return Combination(
             self,
             evidence,
             dummy,
-            weights=dummy.inputs.new_full((1, m), 1 / m),
-            leaves={"alpha": alpha.requires_grad_()} if 0 < self.alpha < 1 else {},
+            weights=dummy.latent.new_full((1, m), 1 / m),
+            extra={"alpha": alpha.requires_grad_()} if 0 < self.alpha < 1 else {},
             points=lambda: [between(evidence, alpha.sigmoid())],
             loss=evidence.model.loss,
             target=evidence.displacement,

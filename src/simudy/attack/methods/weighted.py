@@ -99,8 +99,8 @@ class Weighted:
     def new_weights(self, points: int, dummy: Dummy, generator: torch.Generator) -> Tensor:
         """The initial λ ``(points, m)``: a leaf."""
         low, high = self.weights
-        drawn = low + (high - low) * torch.rand(points, len(dummy.inputs), generator=generator)
-        return drawn.to(dummy.inputs).requires_grad_()
+        drawn = low + (high - low) * torch.rand(points, len(dummy.latent), generator=generator)
+        return drawn.to(dummy.latent).requires_grad_()
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Combination(Problem):
         loss: ``(params, (images, labels, w)) -> mean(w·loss_i)``.
         points: where the gradients are taken.
         weights: λ ``(points, m)``.
-        leaves: what moves beside the dummy, by name.
+        extra: what moves beside the dummy, by name.
         target: what is explained.
     """
 
@@ -120,7 +120,7 @@ class Combination(Problem):
     evidence: Evidence
     dummy: Dummy
     weights: Tensor
-    leaves: dict[str, Tensor]
+    extra: dict[str, Tensor]
     points: Points
     loss: Loss
     target: Params
@@ -130,7 +130,7 @@ class Combination(Problem):
         self.pixels = pixel_range(self.evidence.mean, self.evidence.std, like=self.weights)
 
     def variables(self) -> dict[str, Tensor]:
-        return {**self.dummy.variables(), **self.leaves}
+        return {**self.dummy.variables(), **self.extra}
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
         s = self.settings
@@ -143,7 +143,8 @@ class Combination(Problem):
     def combined(self) -> Params:
         """−Σ_points Σ_i λ_i ∇loss_i: where descending the weighted losses leads."""
         each = [self._gradient(at, w) for at, w in zip(self.points(), self.weights, strict=True)]
-        return tree.scale(-1.0, reduce(tree.add, each))
+        zero = {k: torch.zeros_like(v) for k, v in self.target.items()}  # of what no loss touches
+        return {**zero, **tree.scale(-1.0, reduce(tree.add, each))}
 
     def images(self) -> Tensor:
         return self.dummy.images()

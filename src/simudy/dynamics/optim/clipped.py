@@ -45,6 +45,8 @@ class Clipped(Wrapper):
     rescale_to: Scalar | None = None
 
     def shaped(self, grads: Params, params: Params) -> Params:
+        if not grads:  # a group that this step leaves alone
+            return grads
         norm = tree.norm(grads) + _EPS
         target = self.max_norm if self.rescale_to is None else self.rescale_to
         return tree.scale(torch.where(norm > self.max_norm, target / norm, 1.0), grads)
@@ -91,8 +93,9 @@ class ClippedAdaptively(Wrapper):
 
     Example:
         >>> from simudy.dynamics.optim import SGD
-        >>> rule, params = ClippedAdaptively(SGD(lr=1.0), ratio=0.1), {"w": torch.tensor([3.0, 4.0])}
-        >>> rule.update({"w": torch.tensor([30.0, 40.0])}, rule.init(params), params)[0]["w"]
+        >>> params, grads = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([30.0, 40.0])}
+        >>> rule = ClippedAdaptively(SGD(lr=1.0), ratio=0.1)
+        >>> rule.update(grads, rule.init(params), params)[0]["w"]
         tensor([2.7000, 3.6000])
     """
 

@@ -31,8 +31,9 @@ class Groups(Rule):
         >>> import torch
         >>> from simudy.dynamics.optim import SGD
         >>> rule = Groups({"*.bias": None, "head.*": SGD(lr=1.0), "*": SGD(lr=0.1)})
-        >>> params = {name: torch.zeros(1) for name in ("body.weight", "head.weight", "head.bias")}
-        >>> new, _ = rule.update({name: torch.ones(1) for name in params}, rule.init(params), params)
+        >>> names = ("body.weight", "head.weight", "head.bias")
+        >>> params, grads = ({k: x * torch.ones(1) for k in names} for x in (0.0, 1.0))
+        >>> new, _ = rule.update(grads, rule.init(params), params)
         >>> {name: round(p.item(), 1) for name, p in new.items()}
         {'body.weight': -0.1, 'head.weight': -1.0, 'head.bias': 0.0}
     """
@@ -57,7 +58,8 @@ class Groups(Rule):
     ) -> tuple[Params, dict[Pattern, Any]]:
         new, states = dict(params), {}
         for p, rule, group in self._active(params):
-            moved, states[p] = rule.update({name: grads[name] for name in group}, state[p], group)
+            theirs = {name: grads[name] for name in group if name in grads}
+            moved, states[p] = rule.update(theirs, state[p], group)
             new.update(moved)
         return new, states
 

@@ -32,7 +32,12 @@ class Rule:
         raise NotImplementedError
 
     def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
-        """One step: new parameters and new state."""
+        """One step: new parameters and new state.
+
+        Args:
+            grads: the gradient by name, without the parameters that the loss did not touch in this
+                step. These stay as they are, and so does their state: no decay, no count.
+        """
         raise NotImplementedError
 
     def final(self, params: Params, state: Any) -> Params:
@@ -60,7 +65,8 @@ class PerTensor(Rule):
         self, grads: Params, state: dict[str, Any], params: Params
     ) -> tuple[Params, dict[str, Any]]:
         pairs = tree.map(self.step, grads, state, params)
-        return {k: p for k, (p, _) in pairs.items()}, {k: s for k, (_, s) in pairs.items()}
+        moved, states = ({k: pair[i] for k, pair in pairs.items()} for i in (0, 1))
+        return {**params, **moved}, {**state, **states}
 
 
 def is_on(value: Scalar) -> bool:

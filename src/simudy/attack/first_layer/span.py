@@ -1,0 +1,176 @@
+"""The row space of the first layer's displacement, in which the images must lie.
+
+When the first layer is linear in the flattened image, its gradient on a batch is δᵀx: every row of
+ΔW1 is a combination of the training images. Under a rule whose iterates are combinations of
+gradients, rank(ΔW1) is therefore the number of images, and each image is ``coefficients @ basis``.
+Expressed in that basis the whole run shrinks: the first layer becomes ``W1 Bᵀ (out, r)`` acting on
+r coefficients, exactly, because gradients never leave the span.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simudy.attack.evidence import Evidence
+from simudy.dynamics.gradient.compact import leading
+from simudy.dynamics.optim import Rule
+from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
+
+_NOT_LINEAR = "the model's first layer is not linear in the flattened image: set dummy.images=frequencies or pixels"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Coordinates for images.
+
+    Attributes:
+        layer: name of the first layer's weight.
+        basis: orthonormal rows ``(r, d)``, d = c·h·w.
+        singular_values: of the gradient part of ΔW1, descending: the gap after the r-th is the
+            evidence for r.
+    """
+
+    layer: str
+    basis: Tensor
+    singular_values: Tensor
+    shape: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the span: the number of training images, where they are independent."""
+        return len(self.basis)
+
+    @classmethod
+    def of(cls, evidence: Evidence, *, rank: int | None = None) -> Span:
+        """Find the span from the weights.
+
+        Args:
+            rank: its dimension, if known. Default: where the singular values fall off.
+
+        Raises:
+            SimudyError: the first layer is not linear in the image, or the rule leaves the span of
+                the gradients.
+        """
+        layer = first_linear(evidence)
+        gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
+        noise = _noise(evidence, layer)
+        values, rows = _leading(gradient_part.double(), evidence.n, noise=noise)
+        rank = rank or rank_of(values, noise=noise)
+        span = cls(layer, rows[:rank].to(gradient_part.dtype), values, evidence.shape)
+        _require_same_function(span, evidence)
+        return span
+
+    def decode(self, coefficients: Tensor) -> Tensor:
+        """Normalised images ``(n, c, h, w)`` of coefficients ``(n, r)``."""
+        return (coefficients @ self.basis).reshape(-1, *self.shape)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """SpanCoordinates ``(n, r)`` of the projection of images ``(n, c, h, w)``."""
+        return images.flatten(1) @ self.basis.mT
+
+    def reduce(self, evidence: Evidence) -> Evidence:
+        """The same run in the span's coordinates: first layer ``(out, r)``, images as coefficients
+        ``(n, r)``.
+
+        The part of ΔW1 outside the span, which no image can move, is dropped on both sides.
+        """
+        reduced = [
+            {**w, self.layer: w[self.layer] @ self.basis.mT}
+            for w in (evidence.initial, evidence.final)
+        ]
+        return _unchecked(evidence, initial=reduced[0], final=reduced[1], shape=(self.rank,))
+
+
+def first_linear(evidence: Evidence) -> str:
+    """The name of the weight ``(out, d)`` that acts first, and directly, on the flattened image.
+
+    Raises:
+        SimudyError: there is none, or the rule is not of the SGD family.
+    """
+    rules: list[Rule] = evidence.recipe.rules(evidence.n or 1)
+    if not all(rule.spans_gradients for rule in rules):
+        rule = type(rules[0]).__name__
+        raise SimudyError(
+            f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or "
+            "pixels"
+        )
+    size = math.prod(evidence.shape)
+    name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
+    if name is None or evidence.initial[name].dim() != 2 or evidence.initial[name].shape[1] != size:
+        raise SimudyError(_NOT_LINEAR)
+    return name
+
+
+def rank_of(values: Tensor, *, noise: float) -> int:
+    """How many singular values (descending) stand out: the largest ratio between neighbours, above
+    the noise.
+    """
+    values = values.clamp(min=noise)
+    ratios = values[:-1] / values[1:]
+    return int(ratios.argmax()) + 1 if len(ratios) else len(values)
+
+
+def _leading(matrix: Tensor, n: int | None, *, noise: float) -> tuple[Tensor, Tensor]:
+    """Singular values, descending, and right singular vectors ``(k, d)``: at least all that stand
+    out of the noise.
+    """
+    few = 2 * n + 20 if n else min(matrix.shape)
+    if few < min(matrix.shape):
+        _, values, rows = leading(matrix, few)
+        if values[-1] < 10 * noise:  # the fall is in sight
+            return values, rows
+    _, values, rows = torch.linalg.svd(matrix, full_matrices=False)
+    return values, rows
+
+
+def _noise(evidence: Evidence, layer: str) -> float:
+    """Round-off in ΔW1: each of the run's steps rounds every entry of W1 to its type's
+    precision.
+    """
+    weight = evidence.initial[layer]
+    eps = torch.finfo(weight.dtype).eps
+    return float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
+
+
+def without_gradients(evidence: Evidence, layer: str) -> Tensor:
+    """Where the weight would have gone on zero gradients: weight decay alone moves it."""
+    params: Params = {layer: evidence.initial[layer]}
+    rules = evidence.recipe.rules(evidence.n or 1)
+    state, zero = rules[0].init(params), {layer: torch.zeros_like(params[layer])}
+    for rule in rules:
+        params, state = rule.update(zero, state, params)
+    return rules[-1].final(params, state)[layer]
+
+
+def _require_same_function(span: Span, evidence: Evidence) -> None:
+    """The reduced model on coefficients must be the model on the images they stand for."""
+    coefficients = torch.randn(2, span.rank, dtype=span.basis.dtype, device=span.basis.device)
+    reduced = {**evidence.initial, span.layer: evidence.initial[span.layer] @ span.basis.mT}
+    try:
+        same = torch.allclose(
+            evidence.model(reduced, coefficients),
+            evidence.model(evidence.initial, span.decode(coefficients)),
+            1e-3,
+            1e-4,
+        )
+    except (
+        RuntimeError,
+        ValueError,
+        IndexError,
+    ) as error:  # a layer before it looked at the image's shape
+        raise SimudyError(_NOT_LINEAR) from error
+    if not same:
+        raise SimudyError(_NOT_LINEAR)
+
+
+def _unchecked(evidence: Evidence, **changes: object) -> Evidence:
+    # The reduced first layer does not fit the module's declared size, which functional_call does
+    # not mind.
+    reduced = object.__new__(Evidence)
+    reduced.__dict__.update({**vars(evidence), **changes})
+    return reduced

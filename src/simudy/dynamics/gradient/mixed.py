@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp
+from simudy.dynamics.custom_vjp import custom_vjp, in_forward_mode
 from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.gradient.reverse import reverse
 from simudy.dynamics.tree import Params
@@ -39,16 +39,20 @@ def without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[(
 
 def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
     inputs, ends, touched = (params, batch), [], []
+    if in_forward_mode(inputs):  # nothing is kept for a backward pass
+        grads, aux = reverse(loss, True, params, batch)
+        return (grads, aux) if has_aux else grads
 
-    def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        ends[:] = [reverse(loss, True, *tree.rebuild(inputs, leaves))]
-        grads, aux = ends[0]
+    def run(leaves: Sequence[Tensor], ends: list[Any] | None = None) -> tuple[Tensor, ...]:
+        grads, aux = reverse(loss, True, *tree.rebuild(inputs, leaves))
         touched[:] = grads
+        if ends is not None:
+            ends.append(aux)
         return (*grads.values(), *tree.leaves(aux))
 
     pullback = partial(forward_over_reverse, loss, inputs, touched)
-    outputs = custom_vjp(value, pullback, tree.leaves(inputs))
-    _, aux = ends.pop()
+    outputs = custom_vjp(partial(run, ends=ends), pullback, tree.leaves(inputs), plain=run)
+    aux = ends.pop()
     grads = dict(zip(touched, outputs, strict=False))
     return (grads, tree.rebuild(aux, outputs[len(grads) :])) if has_aux else grads
 

@@ -14,7 +14,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp
+from simudy.dynamics.custom_vjp import custom_vjp, in_forward_mode
 from simudy.dynamics.gradient.base import Loss
 from simudy.dynamics.gradient.mixed import Mixed, forward_over_reverse, without_aux
 from simudy.dynamics.gradient.reverse import reverse
@@ -63,6 +63,8 @@ class Traced(Mixed):
 
     def _grads(self, loss: Loss, params: Params, batch: Any) -> Params:
         inputs = params, batch
+        if in_forward_mode(inputs):  # which a recorded graph does not know
+            return reverse(loss, False, params, batch)
         given = tree.leaves(inputs)
         key, touched = (loss, tree.structure(inputs)), []
 
@@ -81,8 +83,8 @@ class Traced(Mixed):
             found = self._run((*key, *needed), products, [*leaves, *cotangents], [])
             return tree.fill([None] * len(leaves), needed, found)
 
-        grads_found = custom_vjp(value, pullback, given)
-        return dict(zip(touched, grads_found, strict=True))
+        found = custom_vjp(value, pullback, given, plain=lambda leaves: grads(*leaves))
+        return dict(zip(touched, found, strict=True))
 
     def _run(
         self, key: Hashable, fn: Function, tensors: Sequence[Tensor], touched: list[str]

@@ -4,9 +4,7 @@ refused.
 
 from __future__ import annotations
 
-from functools import partial
-
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrizations
@@ -30,17 +28,6 @@ def rewrite(module: nn.Module) -> None:
             layer.track_running_stats = False  # normalise by the batch, update nothing
         elif isinstance(layer, nn.Embedding):
             layer.sparse = False  # a sparse gradient has no forward derivative
-        elif isinstance(layer, parametrizations._WeightNorm):
-            layer.forward = partial(_weight_norm, layer.dim)  # type: ignore[assignment]
-
-
-def _weight_norm(dim: int, g: Tensor, v: Tensor) -> Tensor:
-    # torch._weight_norm holds the norm constant in its second derivative: torch's own gradgradcheck
-    # fails on it.
-    others = [
-        d for d in range(v.ndim) if d != dim
-    ]  # dim −1, which is torch's None, leaves out none
-    return v * (g / v.square().sum(others, keepdim=True).sqrt())
 
 
 def _random(layer: nn.Module) -> str | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from simudy.dynamics.model.batchnorm import fold_batchnorm
 from simudy.dynamics.model.exact import refuse_inexact, rewrite
+from simudy.dynamics.model.operations import exact_operations
 from simudy.dynamics.tree import Params
 
 
@@ -58,7 +57,7 @@ class StatelessModel:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
         # Images with their channels innermost: torch's CPU convolutions of few channels then write
         # out of bounds in their second derivative.
-        with _twice_differentiable_attention():
+        with exact_operations():
             return torch.func.functional_call(
                 self.module, {**self._fresh_buffers(), **params}, (images.contiguous(),)
             )
@@ -88,14 +87,3 @@ class StatelessModel:
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
-
-
-@contextmanager
-def _twice_differentiable_attention() -> Iterator[None]:
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -80,7 +80,7 @@ def attention():
 
 def in_threads(job, count=4):
     """``job(wait)`` in several threads at once, ``wait`` being where they meet."""
-    wait = Barrier(count, timeout=60).wait
+    wait = Barrier(count, timeout=20).wait
     with ThreadPoolExecutor(count) as pool:
         return [future.result() for future in [pool.submit(job, wait) for _ in range(count)]]
 
@@ -112,31 +112,36 @@ def test_threads_agree_with_one_and_leave_torch_as_it_was(gradient):
     assert [setting() for setting in settings] == before
 
 
-def test_attention_that_overlaps_between_threads_restores_what_it_found():
-    """The first in is the first out: each used to restore what it had seen on its way in."""
-    model, images = attention(), torch.randn(4, 3, 8, dtype=torch.float64)
+class Waiting(nn.Module):
+    """Its own inner module, with stops on the way in and out."""
+
+    def __init__(self, inner, stops):
+        super().__init__()
+        self.inner, self.stops, self.on = inner, stops, False
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        for stop in self.stops if self.on else ():
+            stop()
+        return self.inner(x)
+
+
+def test_attention_that_overlaps_between_threads_leaves_torch_as_it_was():
+    """Who comes in first goes out first: each used to restore what it had found on its way in."""
+    images, meet = torch.randn(4, 3, 8, dtype=torch.float64), Barrier(2, timeout=20).wait
     before = torch.backends.mha.get_fastpath_enabled()
-    events = Barrier(2, timeout=60)
 
-    class Slow(nn.Module):
-        def __init__(self, waits):
-            super().__init__()
-            self.inner, self.waits = model.module, waits
-
-        def __deepcopy__(self, memo):
-            return self
-
-        def forward(self, x):
-            events.wait(), self.waits and events.wait()
-            return self.inner(x)
-
-    def run(waits):
-        slow = StatelessModel(Slow(waits))
-        slow(slow.params, images)
-        if not waits:  # out, while the other is still in
-            events.wait()
+    def run(stops, after):
+        module = Waiting(attention().module, stops)
+        model = StatelessModel(module)
+        module.on = True
+        model(model.params, images)
+        for stop in after:
+            stop()
 
     with ThreadPoolExecutor(2) as pool:
-        for job in [pool.submit(run, waits) for waits in (True, False)]:
+        for job in [pool.submit(run, (meet,), (meet,)), pool.submit(run, (meet, meet), ())]:
             job.result()
     assert torch.backends.mha.get_fastpath_enabled() == before

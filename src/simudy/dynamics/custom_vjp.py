@@ -15,6 +15,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
 from simudy.dynamics import tree
+from simudy.dynamics.ambient import ambient_autocast
 from simudy.errors import SimudyError
 
 Value = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
@@ -88,6 +89,7 @@ class _CustomVjp(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         _, ctx.pullback, ctx.plain, *leaves = inputs
+        ctx.autocast = ambient_autocast()
         ctx.save_for_backward(*leaves)
 
     @staticmethod
@@ -97,7 +99,8 @@ class _CustomVjp(torch.autograd.Function):
         again = torch.is_grad_enabled()
         pullback = reverse_pullback if again else ctx.pullback
         given = (ctx.plain,) if again else ()
-        products = pullback(*given, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
+        with ctx.autocast():  # what runs here ran there in the forward pass
+            products = pullback(*given, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
         return None, None, None, *products
 
 

@@ -65,11 +65,11 @@ class Traced(Mixed):
         inputs = params, batch
         if in_forward_mode(inputs):  # which a recorded graph does not know
             return reverse(loss, False, params, batch)
-        given = tree.leaves(inputs)
+        given = tree.step_leaves(*inputs)
         key, touched = (loss, tree.structure(inputs)), []
 
         def grads(*leaves: Tensor) -> tuple[Tensor, ...]:
-            found = reverse(loss, False, *tree.rebuild(inputs, leaves))
+            found = reverse(loss, False, *tree.rebuild_step(*inputs, leaves))
             touched[:] = found
             return tuple(found.values())
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp, in_forward_mode, reverse_pullback
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted, reverse_pullback
 from simudy.errors import SimudyError
 
 Step = Callable[[Any, Any], Any]
@@ -60,7 +60,7 @@ class Recompute:
 def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
     """The carry after ``xs``; nothing inside is kept, the backward pass runs the steps again."""
     inputs, ends = (carry, xs), []
-    if in_forward_mode(inputs):  # nothing is kept for a backward pass
+    if is_plain_wanted(inputs):  # nothing is kept for a backward pass
         return Direct().fold(step, carry, xs)
     given = tree.leaves(inputs)
 

@@ -14,7 +14,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp, in_forward_mode
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Loss
 from simudy.dynamics.gradient.mixed import Mixed, forward_over_reverse, without_aux
 from simudy.dynamics.gradient.reverse import reverse
@@ -63,7 +63,7 @@ class Traced(Mixed):
 
     def _grads(self, loss: Loss, params: Params, batch: Any) -> Params:
         inputs = params, batch
-        if in_forward_mode(inputs):  # which a recorded graph does not know
+        if is_plain_wanted(inputs):  # which a recorded graph does not know
             return reverse(loss, False, params, batch)
         given = tree.leaves(inputs)
         key, touched = (loss, tree.structure(inputs)), []

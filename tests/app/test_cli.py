@@ -50,7 +50,7 @@ def test_the_console_script_refuses_a_misspelt_key(tmp_path):
     refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert refused.stderr.startswith(
-        "simudy: error: no setting outer.iteration: did you mean iterations?"
+        "simudy: error: no setting outer.iteration: did you mean outer.iterations?"
     )
 
 

@@ -416,3 +416,14 @@ def test_what_lies_beside_the_weights_does_no_harm(tmp_path):
     torch.save({"model": weights, "trainer": Trainer()}, tmp_path / "b.pt")
     with pytest.raises(SimudyError, match=r"it would run .*Trainer"):
         load_weights(tmp_path / "b.pt")
+
+
+def test_files_that_hold_no_weights(tmp_path):
+    (tmp_path / "b.pt").write_bytes(b"PK\x03\x04 not weights")
+    torch.save([1, 2], tmp_path / "c.pt")
+    with pytest.raises(SimudyError, match="cannot read"):
+        load_weights(tmp_path / "b.pt")
+    with pytest.raises(SimudyError, match="no weights at"):
+        load_weights(tmp_path / "d.pt")
+    with pytest.raises(SimudyError, match="no dict of tensors"):
+        weights_of(plain(), load_weights(tmp_path / "c.pt"), what="the weights")

@@ -27,7 +27,7 @@ from simudy import (
 from simudy.attack.coordinates import Frequencies, SpanCoordinates
 from simudy.attack.distance import layerwise
 from simudy.attack.dummy import new_dummy
-from simudy.attack.evidence import evidence_from_weights, load_weights
+from simudy.attack.evidence import evidence_from_weights
 from simudy.attack.first_layer.influence import FirstLayer
 from simudy.attack.first_layer.span import Span
 from simudy.attack.methods.simudy import Simudy
@@ -132,21 +132,6 @@ def test_weights_that_did_not_move_are_refused():
         Evidence(
             evidence.model, evidence.initial, evidence.initial, evidence.recipe, SHAPE, CLASSES
         )
-
-
-def test_weights_are_read_from_a_checkpoint_and_nothing_else(tmp_path):
-    module = mlp()
-    torch.save({"epoch": 3, "state_dict": module.state_dict()}, tmp_path / "a.pt")
-    assert torch.equal(load_weights(tmp_path / "a.pt")["1.weight"], module[1].weight)
-    (tmp_path / "b.pt").write_bytes(b"PK\x03\x04 not weights")
-    torch.save([1, 2], tmp_path / "c.pt")
-    for name, message in (
-        ("b.pt", "cannot read"),
-        ("c.pt", "no dict of tensors"),
-        ("d.pt", "no weights at"),
-    ):
-        with pytest.raises(SimudyError, match=message):
-            load_weights(tmp_path / name)
 
 
 def test_evidence_from_state_dicts_takes_buffers_from_the_first():

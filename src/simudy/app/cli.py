@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simudy.app.complaint import EXPECTED, on_one_line, one_line
+from simudy.app.settings.grammar import in_grammar
 from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.settings.schema import register, resolve
 from simudy.app.signals import interrupt, signals_to
@@ -109,7 +110,7 @@ def _hydra_at_hand(argv: Sequence[str]) -> Iterator[None]:
     flags = [
         word for word in argv if word in ("-m", "--multirun")
     ]  # argparse takes them first or last, not between
-    sys.argv = ["simudy", *flags, *(word for word in argv if word not in flags)]
+    sys.argv = ["simudy", *flags, *(in_grammar(word) for word in argv if word not in flags)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield

@@ -125,7 +125,8 @@ class Evidence:
         facts |= {k: tuple(facts[k]) for k in ("shape", "mean", "std")}
         recipe, criterion = (from_plain(facts.pop(k)) for k in ("recipe", "criterion"))
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
-        return cls(StatelessModel(module, criterion=criterion), recipe=recipe, **weights, **facts)
+        model = StatelessModel(module, criterion=criterion)
+        return cls(model.to(_dtype(module)), recipe=recipe, **weights, **facts)
 
 
 def evidence_from_weights(
@@ -164,7 +165,8 @@ def evidence_from_weights(
     module.load_state_dict(start.tensors, strict=False)
     for name in found.frozen:
         module.get_parameter(name).requires_grad_(False)
-    model = StatelessModel(module, criterion=PerSample(loss) if loss is not None else None)
+    criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
+    model = StatelessModel(module, criterion=criterion)
     told = [f"{k}: {v.origin}" for k, v in (("initial", start), ("final", end)) if v.origin]
     return Evidence(
         model,
@@ -175,6 +177,10 @@ def evidence_from_weights(
         notes={"findings": [*told, *found.sentences()]},
         **facts,
     )
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _set_modes(module: nn.Module, training: list[str], frozen: list[str]) -> None:

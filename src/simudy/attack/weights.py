@@ -245,13 +245,13 @@ def _require_kind(name: str, tensor: Tensor, own: Tensor, what: str) -> None:
         )
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         raise SimudyError(f"{what}: {name!r} is no plain tensor: save it dense and dequantised")
+    if tensor.is_complex() and not own.is_complex():
+        raise SimudyError(f"{what}: {name!r} is complex, the model's is not: set another `model`")
     if own.is_floating_point() and not tensor.is_floating_point():
         raise SimudyError(
             f"{what}: {name!r} holds {str(tensor.dtype).removeprefix('torch.')}: save it "
             "dequantised, as floating numbers"
         )
-    if tensor.is_complex() and not own.is_complex():
-        raise SimudyError(f"{what}: {name!r} is complex, the model's is not: set another `model`")
 
 
 def _first(names: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from simudy.app.settings.check import check, fits, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
@@ -120,7 +120,22 @@ def recipe(cfg: DictConfig) -> Recipe:
     """How the victim was trained."""
     said: dict[str, Any] = OmegaConf.to_container(cfg.recipe, resolve=True)  # type: ignore[assignment]
     schedule = _schedule(said.pop("schedule"))
+    said.pop("loss")
     return Recipe(build(cfg.inner, "inner"), **said, seed=cfg.seed, schedule=schedule)
+
+
+def loss(cfg: DictConfig) -> nn.Module | None:
+    """The loss of ``torch.nn`` that the victim was trained with; None stands for cross-entropy."""
+    if not cfg.recipe.loss or all(value is None for value in cfg.recipe.loss.values()):
+        return None
+    fields = fields_of(cfg.recipe.loss, "recipe.loss")
+    weights = {k: torch.tensor(v, dtype=torch.float32) for k, v in fields.items() if _numbers(v)}
+    made = build_partial({k: v for k, v in fields.items() if k not in weights}, "recipe.loss")
+    return made(**weights)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and fits(value, list[float])
 
 
 def guessed(cfg: DictConfig, known: Recipe) -> Recipe:

@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from simudy.app.settings.fingerprint import config_hash
+from simudy.app.settings.unknown import refuse_unknown
 from simudy.errors import SimudyError
 
 
@@ -30,6 +31,7 @@ class RecipeConfig:
     schedule: Any = (
         None  # factors on the learning rate, one per step, or a node that makes a schedule
     )
+    loss: Any = None  # of torch.nn, with a _target_; without one cross-entropy
 
 
 @dataclass
@@ -46,7 +48,7 @@ class PretrainConfig:
 class VictimConfig:
     """The victim beyond its recipe."""
 
-    mode: str = "eval"  # eval: BatchNorm frozen, as in the paper; train: by batch statistics
+    mode: str | None = None  # eval, train; null: as the files prove, else eval
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
@@ -90,6 +92,7 @@ class EvidenceConfig:
 
     initial: str | None = None
     final: str | None = None
+    part: str | None = None  # where in the files the weights lie, where several parts fit
     folder: str | None = None  # one that an earlier run wrote
     shape: list[int] | None = None
     classes: int | None = None
@@ -139,7 +142,7 @@ class Config:
 CHOICES = {
     "precision": ("ieee", "tf32"),
     "backend": ("native", "torchopt", "higher"),
-    "victim.mode": ("eval", "train"),
+    "victim.mode": (None, "eval", "train"),
     "dummy.images": ("pixels", "frequencies", "span"),
 }
 POSITIVE = ("recipe.epochs", "outer.iterations", "victim.pretrain.batch_size")
@@ -165,6 +168,7 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         SimudyError: a value is not among its choices, or a mandatory one is missing.
     """
     cfg = resolve_targets(cfg, overrides)
+    refuse_unknown(cfg, OmegaConf.structured(Config))
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in allowed:
             raise SimudyError(f"{key}={value}: choose from {', '.join(map(str, allowed))}")

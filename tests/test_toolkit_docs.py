@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
-
 PAGE = (Path(__file__).parent.parent / "docs" / "toolkit.md").read_text()
 
 

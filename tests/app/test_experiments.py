@@ -17,7 +17,7 @@ from PIL import Image
 from simudy.app.settings.schema import register, resolve
 
 register()
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 SMALL = {

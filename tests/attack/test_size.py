@@ -3,31 +3,25 @@ elsewhere.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
+from conftest import train_victim
 from torch import Tensor, nn
 
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.simudy import Simudy, SimudyProblem
 from simudy.attack.size import contributions, keep_top, matched_table, rank_estimate
 from simudy.dynamics import tree
-from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD, Adam
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 
-torch.set_num_threads(1)
 SHAPE, CLASSES = (1, 4, 4), 3
 
 
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def victim(
@@ -39,9 +33,7 @@ def victim(
     )
     images, labels = torch.randn(n, *SHAPE), torch.arange(n) % CLASSES
     made = Recipe(**{"optimizer": SGD(lr=0.1), "epochs": 4, **recipe})
-    model = StatelessModel(module)
-    final = simulate(model.loss, model.params, made.collate(images, labels), made.rules(n))
-    return Evidence(model, model.params, final, made, SHAPE, CLASSES, n=n), images, labels
+    return train_victim(module, made, images, labels, classes=CLASSES), images, labels
 
 
 def problem_of(evidence: Evidence, *, n: int, seed: int = 0) -> SimudyProblem:

@@ -69,7 +69,7 @@ def test_fits(value, hint, fit):
     ("fields", "words"),
     [
         ({"lr": "abc"}, "inner.lr=abc: give a number"),
-        ({"stepz": 1}, "inner.stepz: test_app_check.Rule takes no 'stepz': did you mean steps?"),
+        ({"stepz": 1}, "inner.stepz: test_check.Rule takes no 'stepz': did you mean steps?"),
         ({"steps": 1.5}, "give a whole number or null"),
         ({"flag": "yes"}, "give true or false"),
         ({"pair": 3}, "give a list"),

@@ -11,8 +11,6 @@ from simudy.analysis.metrics import contrast, mse, pairwise_ssim, psnr, ssim
 from simudy.analysis.pairing import UNMATCHED, greedy, hungarian, matched
 from simudy.errors import SimudyError
 
-torch.set_num_threads(1)
-
 
 def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

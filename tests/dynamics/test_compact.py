@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from conftest import train_victim
 from torch import nn
 
-from simudy import SGD, Evidence, Factored, Recipe, Reverse, StatelessModel, simulate
+from simudy import SGD, Evidence, Factored, Recipe, Reverse
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics.gradient.compact import compact
 from simudy.dynamics.gradient.factored import FactoredWeight
@@ -18,11 +19,9 @@ def evidence() -> Evidence:
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 60), nn.Tanh(), nn.Linear(60, 80), nn.Tanh(), nn.Linear(80, 2)
     )
-    model, recipe = StatelessModel(net), Recipe(SGD(lr=0.05, momentum=0.5), epochs=STEPS)
-    batches = recipe.collate(torch.randn(N, 1, 8, 8), torch.arange(N) % 2)
-    with torch.no_grad():
-        final = simulate(model.loss, model.params, batches, recipe.rules(N))
-    return Evidence(model, model.params, final, recipe, (1, 8, 8), 2, N)
+    recipe = Recipe(SGD(lr=0.05, momentum=0.5), epochs=STEPS)
+    images, labels = torch.randn(N, 1, 8, 8), torch.arange(N) % 2
+    return train_victim(net, recipe, images, labels, classes=2)
 
 
 def test_a_displacement_of_low_rank_is_held_by_its_factors(evidence):

@@ -160,7 +160,7 @@ def test_twelve_jobs_stopped_half_way(cli, tmp_path, monkeypatch):
         "recipe.epochs=2",
         "outer.iterations=1",
     )
-    grid += ("outer.lrs={images: 0.1}",)  # written as Hydra writes it back, without the blank
+    grid += ("outer.lrs={latent: 0.1}",)  # written as Hydra writes it back, without the blank
     monkeypatch.setattr(run, "run_stages", counted)
     assert cli(*grid, "hydra.sweep.dir=s").code == 130
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("s/*/result.json")}

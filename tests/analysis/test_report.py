@@ -10,8 +10,6 @@ from simudy.analysis.gallery import enlarge, save_gallery
 from simudy.analysis.report import flatten, save_report
 from simudy.analysis.score import Score, score
 
-torch.set_num_threads(1)
-
 
 def images(n: int, c: int = 3, side: int = 8, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, c, side, side, generator=torch.Generator().manual_seed(seed))

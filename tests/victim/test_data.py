@@ -28,8 +28,8 @@ from simudy.victim.data import (
     split,
 )
 
-CONF = Path(__file__).parents[1] / "conf" / "data"
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+CONF = Path(__file__).parents[2] / "conf" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_cifar = pytest.mark.skipif(
     not (SHARED / "cifar-10-batches-bin").is_dir(), reason="CIFAR-10 is not here"
 )

@@ -15,8 +15,6 @@ from simudy.dynamics import tree
 from simudy.dynamics.model.batchnorm import fold_batchnorm
 from simudy.victim.models import ResNet
 
-torch.set_num_threads(1)
-
 
 def settled(module: nn.Module) -> nn.Module:
     """In float64 and eval mode, with statistics and affine parameters unlike those of a new

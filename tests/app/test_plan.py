@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from conftest import train_victim
 
 from simudy import (
     SGD,
@@ -17,7 +18,6 @@ from simudy import (
     Recompute,
     Reverse,
     StatelessModel,
-    simulate,
 )
 from simudy.app.tasks.plan import estimated_mb, fit_to_memory
 from simudy.attack.methods.simudy import Simudy
@@ -31,14 +31,10 @@ CPU, STEPS = torch.device("cpu"), 16
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     torch.manual_seed(0)
-    model, recipe = (
-        StatelessModel(ResNet((3, 16, 16), 4, width=4).eval()),
-        Recipe(SGD(lr=0.01), epochs=STEPS),
-    )
-    batches = recipe.collate(torch.randn(4, 3, 16, 16), torch.arange(4))
-    with torch.no_grad():
-        final = simulate(model.loss, model.params, batches, recipe.rules(4))
-    return Evidence(model, model.params, final, recipe, (3, 16, 16), 4, 4)
+    module = ResNet((3, 16, 16), 4, width=4).eval()
+    recipe = Recipe(SGD(lr=0.01), epochs=STEPS)
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    return train_victim(module, recipe, images, labels, classes=4)
 
 
 def chosen(evidence: Evidence, mb: float, method: Simudy | None = None) -> Simudy:

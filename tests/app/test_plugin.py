@@ -13,13 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from simudy.testing import check_optimizer
 
-torch.set_num_threads(1)
-
-PAGE = Path(__file__).parent.parent / "docs" / "toolkit.md"
+PAGE = Path(__file__).parents[2] / "docs" / "toolkit.md"
 TINY = (
     "data.n=4",
     "data.size=8",

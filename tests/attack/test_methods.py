@@ -3,12 +3,12 @@ searching leads there.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import train_victim
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -26,21 +26,15 @@ from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD
 from simudy.dynamics.recipe import Recipe
-from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 
-torch.set_num_threads(1)
 SHAPE, CLASSES, LR = (1, 4, 4), 3, 0.1
 METHODS = {"one_step": OneStep, "two_step": TwoStep, "kkt": KKT, "surrogate": Surrogate}
-CONF = Path(__file__).parents[1] / "conf" / "attack"
+CONF = Path(__file__).parents[2] / "conf" / "attack"
 PLAIN: dict[str, Any] = {"tv": 0.0, "box": 0.0, "dummies": 1.0}
 
 
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def perceptron() -> nn.Module:
@@ -55,13 +49,8 @@ def truth(n: int = 3) -> tuple[Tensor, Tensor]:
 
 def victim(*, epochs: int = 1, n: int = 3) -> Evidence:
     """A perceptron trained on ``truth`` by full-batch SGD."""
-    model, recipe, (images, labels) = (
-        StatelessModel(perceptron()),
-        Recipe(SGD(lr=LR), epochs=epochs),
-        truth(n),
-    )
-    final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
-    return Evidence(model, model.params, final, recipe, SHAPE, CLASSES, n=n)
+    recipe = Recipe(SGD(lr=LR), epochs=epochs)
+    return train_victim(perceptron(), recipe, *truth(n), classes=CLASSES)
 
 
 def explained_by_one_step() -> Evidence:

@@ -2,8 +2,6 @@
 with width.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,15 +16,10 @@ from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
 from simudy.victim.models import CNN, MLP
 
-torch.set_num_threads(1)
 SHAPE, CLASSES = (1, 8, 8), 3
 
 
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def data(n: int = 6) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import train_victim
 from torch import nn
 
 from simudy import (
@@ -21,7 +22,6 @@ from simudy import (
     cosine,
     euclidean,
     reconstruct,
-    simulate,
     total_variation,
 )
 from simudy.attack.coordinates import Frequencies, SpanCoordinates
@@ -35,7 +35,6 @@ from simudy.attack.prior import outside_box, pixel_range
 from simudy.attack.search import Outer, Search
 from simudy.dynamics import tree
 
-torch.set_num_threads(1)
 SHAPE, CLASSES, N = (1, 4, 4), 3, 6
 NEWTON = partial(torch.optim.SGD, momentum=0.5)
 
@@ -54,15 +53,11 @@ def mlp(width=40):
 def trained(recipe=None, *, make=mlp, dtype=torch.float64, n=N, seed=0):
     """Evidence of a run on random images, and the images and labels themselves."""
     torch.manual_seed(seed)
-    model = StatelessModel(make().to(dtype))
+    module = make().to(dtype)
     recipe = recipe or Recipe(SGD(lr=0.1), epochs=5)
     images, labels = torch.randn(n, *SHAPE, dtype=dtype), torch.arange(n) % CLASSES
-    final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
-    return (
-        Evidence(model, model.params, tree.detach(final), recipe, SHAPE, CLASSES, n),
-        images,
-        labels,
-    )
+    evidence = train_victim(module, recipe, images, labels, classes=CLASSES)
+    return evidence, images, labels
 
 
 RECIPES = {
@@ -297,13 +292,13 @@ def test_images_are_decoded_from_what_units_did_even_if_some_did_something_else(
 def test_frequencies_lose_nothing_and_look_like_images(shape):
     """The map is onto, unit noise has unit variance, and neighbouring pixels go together."""
     frequencies, generator = Frequencies(shape), torch.Generator().manual_seed(0)
-    leaf = torch.randn(400, *shape, generator=generator, dtype=torch.float64)
-    images = frequencies.decode(leaf)
-    torch.testing.assert_close(frequencies.encode(images), leaf)
+    latent = torch.randn(400, *shape, generator=generator, dtype=torch.float64)
+    images = frequencies.decode(latent)
+    torch.testing.assert_close(frequencies.encode(images), latent)
     assert images.is_contiguous()  # see `_mixed`
     assert float(images.square().mean()) == pytest.approx(1, rel=0.1)
     assert float((images[..., 1:] * images[..., :-1]).mean()) > 0.5
-    flat = Frequencies(shape, decay=0.0).images(leaf)
+    flat = Frequencies(shape, decay=0.0).decode(latent)
     assert abs(float((flat[..., 1:] * flat[..., :-1]).mean())) < 0.02 < float(flat.square().mean())
     assert (
         shape[0] == 1 or float(images.mean(1).square().mean()) > 0.7

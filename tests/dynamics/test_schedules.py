@@ -26,7 +26,6 @@ from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 from simudy.testing import directional, problems
 
-torch.set_num_threads(1)
 STEPS, LR = 12, 0.3
 
 

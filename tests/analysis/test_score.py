@@ -11,8 +11,6 @@ from torch import Tensor
 from simudy.analysis.score import paper_ssim, score
 from simudy.errors import SimudyError
 
-torch.set_num_threads(1)
-
 
 @dataclass(frozen=True)
 class Standard:

@@ -9,16 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 SEGMENTS = """
 import json
 import measure, torch
 from simudy import *
 
-torch.set_num_threads(1)
 model = StatelessModel(torch.nn.Linear(1000, 1000, bias=False))
 images = torch.randn(2, 1000, requires_grad=True)
 

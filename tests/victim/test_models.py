@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from simudy.errors import SimudyError
 from simudy.victim.models import CNN, MLP, ResNet, ViT, activation_named
 
-CONF = Path(__file__).parents[1] / "conf" / "model"
+CONF = Path(__file__).parents[2] / "conf" / "model"
 SMALL = {  # models of 8×8 images cheap enough for finite differences
     "mlp": lambda **to: MLP(**to, width=7, activation="softplus"),
     "cnn": lambda **to: CNN(**to, width=4, norm="batch", activation="tanh"),

@@ -37,8 +37,6 @@ from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 from simudy.testing import check_optimizer, directional, problems
 
-torch.set_num_threads(1)
-
 RULES = {
     "sgd": SGD(lr=0.1),
     "sgd momentum": SGD(lr=0.1, momentum=0.9, dampening=0.4, weight_decay=0.01),

@@ -46,7 +46,6 @@ from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 from simudy.testing import check_optimizer, problems
 
-torch.set_num_threads(1)
 optim = torch.optim
 MOMENTUM = SGD(lr=0.1, momentum=0.9)
 
@@ -439,7 +438,7 @@ def test_importing_the_rules_imports_no_peer():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-CONF = Path(__file__).parent.parent / "conf" / "inner"
+CONF = Path(__file__).parents[2] / "conf" / "inner"
 
 
 def test_every_rule_has_a_configuration():

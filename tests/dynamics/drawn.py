@@ -210,7 +210,13 @@ FIELDS: dict[str, dict[str, Any]] = {
         "momentum_decay": (0.01, 0.1),
         "decoupled_weight_decay": True,
     },
-    "RAdam": {**BETAS, **EPS, "weight_decay": DECAY, "decoupled_weight_decay": True, "maximize": True},
+    "RAdam": {
+        **BETAS,
+        **EPS,
+        "weight_decay": DECAY,
+        "decoupled_weight_decay": True,
+        "maximize": True,
+    },
     "Adamax": {**BETAS, **EPS, "weight_decay": DECAY, "maximize": True},
     "RMSprop": {
         "alpha": (0.5, 0.99),
@@ -290,9 +296,9 @@ def batches(case: Case) -> list[list[Tensor]]:
 
 
 def gradients(rule: str, wrapped: Sequence[str]) -> list[Gradient]:
-    modes: list[Gradient] = [Reverse(), Mixed(), Traced()]
+    modes: list[Gradient] = [Reverse(), Mixed()] * 3 + [Traced()]  # which records for a second
     if rule == "SGD" and "by value" not in wrapped:
-        modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()]
+        modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()] * 2
     return modes
 
 

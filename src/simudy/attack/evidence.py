@@ -30,8 +30,9 @@ class Evidence:
 
     Args:
         model: the architecture with its buffers, in the mode (train or eval) it was trained in.
-        initial: parameters θ0 before training.
-        final: parameters θf after it.
+        initial: parameters θ0 before training. Those that the model holds frozen
+            (``requires_grad=False``) may be among them and are left out.
+        final: parameters θf after it; likewise.
         recipe: how the run went, known or guessed.
         shape: ``(c, h, w)`` of one image.
         classes: number of classes.
@@ -40,8 +41,8 @@ class Evidence:
             normalised images.
 
     Raises:
-        SimudyError: the weights do not fit the model or each other, hold NaN or infinity, or did
-            not move.
+        SimudyError: the weights do not fit the model or each other, move what is frozen, hold NaN
+            or infinity, or did not move.
     """
 
     model: StatelessModel
@@ -56,6 +57,8 @@ class Evidence:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.initial = _without_frozen("the initial weights", self.initial, self.model)
+        self.final = _without_frozen("the final weights", self.final, self.model)
         _require_same_names_and_shapes("the initial weights", self.initial, self.model.params)
         _require_same_names_and_shapes("the final weights", self.final, self.model.params)
         _require_finite("initial", self.initial)
@@ -153,7 +156,7 @@ def evidence_from_weights(
     module: nn.Module, initial: Params, final: Params, **facts: Any
 ) -> Evidence:
     """Evidence from two state dicts of ``module``: parameters from both, buffers (BatchNorm
-    statistics) from the first.
+    statistics) and frozen parameters from the first.
 
     Args:
         facts: ``recipe``, ``shape``, ``classes`` and what else ``Evidence`` takes.
@@ -162,11 +165,24 @@ def evidence_from_weights(
     _require_same_names_and_shapes(
         "the initial weights", {k: v for k, v in initial.items() if k in names}, names
     )
-    module.load_state_dict({k: v for k, v in initial.items() if k not in names}, strict=False)
+    frozen = {k for k, p in module.named_parameters() if not p.requires_grad}
+    kept = {k: v for k, v in initial.items() if k not in names or k in frozen}
+    module.load_state_dict(kept, strict=False)
     start, end = (
         {k: v.to(names[k].dtype) for k, v in w.items() if k in names} for w in (initial, final)
     )
     return Evidence(StatelessModel(module), start, end, **facts)
+
+
+def _without_frozen(what: str, weights: Params, model: StatelessModel) -> Params:
+    """``weights`` without what the model holds beside its parameters, which must be the same."""
+    for name in weights.keys() & model.buffers.keys():
+        if not torch.equal(weights[name].to(model.buffers[name]), model.buffers[name]):
+            raise SimudyError(
+                f"{what} hold another {name!r} than the model, where it is frozen: set its "
+                "requires_grad=True if it was trained, or give the files of one run"
+            )
+    return {name: tensor for name, tensor in weights.items() if name not in model.buffers}
 
 
 def _first_line(error: BaseException) -> str:

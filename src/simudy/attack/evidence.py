@@ -34,8 +34,9 @@ class Evidence:
 
     Args:
         model: the architecture with its buffers, in the mode (train or eval) it was trained in.
-        initial: parameters θ0 before training.
-        final: parameters θf after it.
+        initial: parameters θ0 before training. Those that the model holds frozen
+            (``requires_grad=False``) may be among them and are left out.
+        final: parameters θf after it; likewise.
         recipe: how the run went, known or guessed.
         shape: ``(c, h, w)`` of one image.
         classes: number of classes.
@@ -47,8 +48,8 @@ class Evidence:
         notes: what else is known; ``notes["findings"]`` are sentences about the files.
 
     Raises:
-        SimudyError: the weights do not fit the model or each other, hold NaN or infinity, or did
-            not move.
+        SimudyError: the weights do not fit the model or each other, move what is frozen, hold NaN
+            or infinity, or did not move.
     """
 
     model: StatelessModel
@@ -64,6 +65,8 @@ class Evidence:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.initial = _without_frozen("the initial weights", self.initial, self.model)
+        self.final = _without_frozen("the final weights", self.final, self.model)
         _require_same_names_and_shapes("the initial weights", self.initial, self.model.params)
         _require_same_names_and_shapes("the final weights", self.final, self.model.params)
         _require_finite("initial", self.initial)
@@ -167,10 +170,11 @@ def evidence_from_weights(
         module.get_parameter(name).requires_grad_(False)
     criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
+    owned = list(module.named_parameters())
     told = [f"{k}: {v.origin}" for k, v in (("initial", start), ("final", end)) if v.origin]
     return Evidence(
         model,
-        *({k: held.tensors[k].to(own) for k, own in model.params.items()} for held in (start, end)),
+        *({k: held.tensors[k].to(own.dtype) for k, own in owned} for held in (start, end)),
         recipe=recipe,
         n=n,
         precision=None if found.rounded is None else str(found.rounded).removeprefix("torch."),
@@ -188,6 +192,17 @@ def _set_modes(module: nn.Module, training: list[str], frozen: list[str]) -> Non
         layer.training = name in training
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
+
+
+def _without_frozen(what: str, weights: Params, model: StatelessModel) -> Params:
+    """``weights`` without what the model holds beside its parameters, which must be the same."""
+    for name in weights.keys() & model.buffers.keys():
+        if not torch.equal(weights[name].to(model.buffers[name]), model.buffers[name]):
+            raise SimudyError(
+                f"{what} hold another {name!r} than the model, where it is frozen: set its "
+                "requires_grad=True if it was trained, or give the files of one run"
+            )
+    return {name: tensor for name, tensor in weights.items() if name not in model.buffers}
 
 
 def _read(path: Path) -> str:

@@ -193,7 +193,9 @@ def test_norms_partly_frozen():
     assert "norm '1' rested in eval mode" in evidence.notes["findings"]
     assert landing(evidence, images, labels) < 1e-5
     with pytest.raises(SimudyError, match="set victim.mode=eval"):
-        rested = {k: after[k] if "running" not in k and "num" not in k else before[k] for k in after}
+        rested = {
+            k: after[k] if "running" not in k and "num" not in k else before[k] for k in after
+        }
         audit(with_norms(), before, rested, mode="train")
 
 

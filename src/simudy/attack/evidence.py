@@ -21,6 +21,7 @@ from simudy.attack.weights import load_weights, weights_of
 from simudy.dynamics import tree
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.model.criterion import PerSample
+from simudy.dynamics.optim.groups import held_still
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -107,9 +108,7 @@ class Evidence:
             "recipe": to_plain(self.recipe),
             "criterion": to_plain(self.model.given_criterion),
             "training": [k for k, layer in self.model.module.named_modules() if layer.training],
-            "frozen": [
-                k for k, p in self.model.module.named_parameters() if not p.requires_grad
-            ],
+            "frozen": [k for k, p in self.model.module.named_parameters() if not p.requires_grad],
         }
         (folder / "evidence.json").write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -166,7 +165,8 @@ def evidence_from_weights(
     apply_modes(module, found, mode=mode, initial=start.tensors, final=end.tensors)
     require_steps(found, recipe.steps(n) if n else None)
     module.load_state_dict(start.tensors, strict=False)
-    for name in found.frozen:
+    still = held_still(recipe.optimizer, dict(module.named_parameters()))
+    for name in set(found.frozen) - still:
         module.get_parameter(name).requires_grad_(False)
     criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)

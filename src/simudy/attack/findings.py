@@ -88,7 +88,9 @@ def _seen(name: str, initial: Params, final: Params) -> int | None:
     keys = [f"{name}.{k}" if name else k for k in _STATISTICS]
     if any(key not in held for key in keys[:2] for held in (initial, final)):
         return None
-    if all(keys[2] in held for held in (initial, final)) and bool(final[keys[2]] > initial[keys[2]]):
+    if all(keys[2] in held for held in (initial, final)) and bool(
+        final[keys[2]] > initial[keys[2]]
+    ):
         return int(final[keys[2]] - initial[keys[2]])
     moved = any(not torch.equal(initial[key], final[key]) for key in keys[:2])
     return -1 if moved else 0
@@ -211,11 +213,8 @@ def require_steps(found: Findings, steps: int | None) -> None:
 def spacing(weights: Tensor, kind: torch.dtype) -> Tensor:
     """The distance between neighbouring numbers of ``kind`` around each weight."""
     _, exponent = torch.frexp(weights.double().abs())
-    unit = torch.finfo(kind).eps
-    smallest = torch.finfo(kind).smallest_normal
-    return torch.ldexp(torch.tensor(unit, dtype=torch.float64), exponent - 1).clamp(
-        min=smallest * unit
-    )
+    unit, smallest = torch.finfo(kind).eps, torch.finfo(kind).smallest_normal
+    return (unit * torch.exp2((exponent - 1).double())).clamp(min=smallest * unit)
 
 
 def _named(kind: str, names: tuple[str, ...]) -> str:

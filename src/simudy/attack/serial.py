@@ -71,7 +71,10 @@ def from_plain(value: Any) -> Any:
         return fields
     made = _allowed(value["_target_"])
     if issubclass(made, nn.modules.loss._Loss):
-        fields = {k: torch.tensor(v, dtype=torch.float32) if isinstance(v, list) else v for k, v in fields.items()}
+        fields = {
+            k: torch.tensor(v, dtype=torch.float32) if isinstance(v, list) else v
+            for k, v in fields.items()
+        }
     try:
         return partial(made, **fields) if value.get("_partial_") else made(**fields)
     except TypeError as error:

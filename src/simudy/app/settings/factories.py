@@ -16,7 +16,9 @@ from simudy.app.settings.start import load_start
 from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method
+from simudy.attack.methods.simudy import fitting_gradient
 from simudy.attack.search import Outer
+from simudy.dynamics.gradient import Gradient
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
 from simudy.dynamics.recipe import Recipe
@@ -76,8 +78,15 @@ def _shared(
         "learn": tuple(cfg.dummy.learn),
         "recipe": recipe,
         "adjoint": build(cfg.adjoint, "adjoint"),
-        "gradient": build(cfg.gradient, "gradient"),
+        "gradient": _gradient(cfg, recipe),
     }
+
+
+def _gradient(cfg: DictConfig, recipe: Recipe) -> Gradient:
+    """As set; where nothing is, what fits the rule."""
+    if OmegaConf.is_config(cfg.gradient) and cfg.gradient.get("_target_", "") is None:
+        return fitting_gradient(recipe)
+    return build(cfg.gradient, "gradient")
 
 
 def _labels(said: Any, secret: Secret | None) -> str | Tensor:
@@ -130,7 +139,7 @@ def loss(cfg: DictConfig) -> nn.Module | None:
 
 
 def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and fits(value, list[float])
+    return isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
 
 
 def guessed(cfg: DictConfig, known: Recipe) -> Recipe:

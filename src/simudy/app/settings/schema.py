@@ -89,7 +89,7 @@ class VictimConfig:
 class DummyConfig:
     """What the outer loop moves (see ``simudy.attack.dummy``)."""
 
-    images: str = limited("pixels", Literal["pixels", "frequencies", "span"])
+    images: str = limited("auto", Literal["auto", "pixels", "frequencies", "span"])
     decay: float = number(1.5, NOT_NEGATIVE)
     start: Any = None
     labels: Any = "balanced"

@@ -62,4 +62,3 @@ def _paths(node: DictConfig, above: str = "") -> Iterator[str]:
             yield from _paths(child, f"{above}{key}.")
         else:
             yield f"{above}{key}"
-

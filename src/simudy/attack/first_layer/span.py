@@ -26,6 +26,12 @@ _CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no n
 _NOT_LINEAR = "the model's first layer is not linear in the flattened image: set dummy.images=frequencies or pixels"
 
 
+class NoSpan(SimudyError):
+    """The images lie in no span that the first layer tells: nothing is wrong, other coordinates
+    do.
+    """
+
+
 @dataclass(frozen=True)
 class Span:
     """Coordinates for images.
@@ -61,7 +67,7 @@ class Span:
         layer = first_linear(evidence)
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
         if not bool(gradient_part.any()):
-            raise SimudyError(
+            raise NoSpan(
                 f"the first layer, {layer!r}, did not train, so its displacement has no span: set "
                 "dummy.images=frequencies or pixels"
             )
@@ -102,14 +108,14 @@ def first_linear(evidence: Evidence) -> str:
     rules: list[Rule] = evidence.recipe.rules(evidence.n or 1)
     if not all(rule.spans_gradients for rule in rules):
         rule = type(rules[0]).__name__
-        raise SimudyError(
+        raise NoSpan(
             f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or "
             "pixels"
         )
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
     if name is None or evidence.initial[name].dim() != 2 or evidence.initial[name].shape[1] != size:
-        raise SimudyError(_NOT_LINEAR)
+        raise NoSpan(_NOT_LINEAR)
     return name
 
 
@@ -206,9 +212,9 @@ def _require_same_function(span: Span, evidence: Evidence) -> None:
         ValueError,
         IndexError,
     ) as error:  # a layer before it looked at the image's shape
-        raise SimudyError(_NOT_LINEAR) from error
+        raise NoSpan(_NOT_LINEAR) from error
     if not same:
-        raise SimudyError(_NOT_LINEAR)
+        raise NoSpan(_NOT_LINEAR)
 
 
 def _unchecked(evidence: Evidence, **changes: object) -> Evidence:

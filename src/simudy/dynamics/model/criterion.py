@@ -55,14 +55,20 @@ class PerSample:
             )
         losses = self._each(outputs, labels if by_class else targets_like(outputs, labels))
         if self.loss.reduction == "sum":
-            return losses.flatten(1).sum(1) * len(losses) if losses.dim() > 1 else losses * len(losses)
+            return (
+                losses.flatten(1).sum(1) * len(losses) if losses.dim() > 1 else losses * len(losses)
+            )
         losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
         return losses * self._normalisation(labels)
 
     def _normalisation(self, labels: Tensor) -> Tensor | float:
         """n over the sum of the weights of the batch's classes, where torch divides by it."""
         weight = getattr(self.loss, "weight", None)
-        if weight is None or labels.is_floating_point() or not isinstance(self.loss, _WEIGHTED_MEAN):
+        if (
+            weight is None
+            or labels.is_floating_point()
+            or not isinstance(self.loss, _WEIGHTED_MEAN)
+        ):
             return 1.0
         return len(labels) / weight[labels].sum()
 

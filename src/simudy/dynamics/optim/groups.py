@@ -92,6 +92,16 @@ class Groups(Rule):
         return groups
 
 
+def held_still(rule: Rule, params: Params) -> set[str]:
+    """The parameters that a rule, or one that it wraps, freezes by name."""
+    if isinstance(rule, Groups):
+        return {
+            name for p, names in rule._groups(params).items() if not rule.rules[p] for name in names
+        }
+    inner = getattr(rule, "rule", None)
+    return held_still(inner, params) if isinstance(inner, Rule) else set()
+
+
 def _matches(pattern: Pattern, name: str) -> bool:
     if isinstance(pattern, str) and not pattern.startswith("re:"):
         return fnmatchcase(name, pattern)

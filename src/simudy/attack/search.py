@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics import tree
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, DECAY, NOT_NEGATIVE, NUMBER_OF, POSITIVE
 
 PATIENCE = 10  # refused steps in a row before the search is called diverged
 _DAMPING = 0.03  # of refining steps, at first
@@ -44,14 +45,14 @@ class Outer:
             such (``simudy`` in the span: see ``FirstLayer``), each kept if it lowers the objective.
     """
 
-    lr: float = 0.1
-    iterations: int = 1000
+    lr: Annotated[float, POSITIVE] = 0.1
+    iterations: Annotated[int, COUNT] = 1000
     optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, betas=(0.8, 0.9))  # noqa: RUF009
     schedule: Callable[..., Any] | None = None
-    tolerance: float = 0.0
-    lrs: dict[str, float] = field(default_factory=dict)
-    average: float = 0.0
-    refine: int = 10
+    tolerance: Annotated[float, NOT_NEGATIVE] = 0.0
+    lrs: dict[str, Annotated[float, POSITIVE]] = field(default_factory=dict)
+    average: Annotated[float, DECAY] = 0.0
+    refine: Annotated[int, NUMBER_OF] = 10
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from simudy.app.settings.check import check, fits, locate, parameters
+from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
 from simudy.app.settings.start import load_start
 from simudy.app.store.secret import Secret
@@ -56,12 +56,7 @@ def outer(cfg: DictConfig) -> Outer:
     }
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
     numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
-    if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits(
-        [*lrs.values()], list[float]
-    ):
-        raise SimudyError(
-            f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{latent: 0.1}}"
-        )
+    lrs = numbers.pop("lrs") or {}
     return Outer(**numbers, lrs=lrs, **made)
 
 

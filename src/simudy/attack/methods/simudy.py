@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE
 
 # root mean square of a Gauss-Newton step, in normalised pixels: beyond it the frozen D̂ says
 # nothing
@@ -66,23 +68,23 @@ class Simudy:
     """
 
     distance: str = "cosine"
-    position: float = 0.0
-    tv: float = 0.0
-    box: float = 0.0
+    position: Annotated[float, NOT_NEGATIVE] = 0.0
+    tv: Annotated[float, NOT_NEGATIVE] = 0.0
+    box: Annotated[float, NOT_NEGATIVE] = 0.0
     images: str = "pixels"
-    decay: float = 1.5
+    decay: Annotated[float, NOT_NEGATIVE] = 1.5
     labels: str | Tensor = "balanced"
-    n: int | None = None
-    noise: float = 0.5
+    n: Annotated[int | None, COUNT] = None
+    noise: Annotated[float, NOT_NEGATIVE] = 0.5
     start: Tensor | None = None
     learn: tuple[str, ...] = ()
     recipe: Recipe | None = None
-    clip_above: float | None = None
-    clip_to: float | None = None
-    clip_until: float = 0.25
-    damping: float | None = None
-    focus_after: float = 1.0
-    grow_until: float = 0.0
+    clip_above: Annotated[float | None, POSITIVE] = None
+    clip_to: Annotated[float | None, POSITIVE] = None
+    clip_until: Annotated[float, FRACTION] = 0.25
+    damping: Annotated[float | None, POSITIVE] = None
+    focus_after: Annotated[float, FRACTION] = 1.0
+    grow_until: Annotated[float, FRACTION] = 0.0
     adjoint: Direct | Recompute = field(default_factory=Direct)
     gradient: Gradient = field(default_factory=Reverse)
 

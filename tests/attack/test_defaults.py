@@ -6,16 +6,18 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import train_victim
+from conftest import result, train_victim
 from hydra import compose, initialize_config_module
+from safetensors.torch import load_file
 from torch import nn
 
-from simudy import SGD, Adam, Factored, Recipe, Reverse
+from simudy import SGD, Adam, Evidence, Factored, Recipe, Reverse, reconstruct
 from simudy.app.settings import factories
 from simudy.app.settings.schema import register
 from simudy.attack.coordinates import Frequencies, Pixels, SpanCoordinates, coordinates_named
 from simudy.attack.methods.simudy import Simudy
 from simudy.attack.search import Outer
+from simudy.victim.models import MLP
 
 register()
 
@@ -35,7 +37,9 @@ def test_the_command_line_without_a_word_makes_the_defaults_of_the_classes():
     evidence = victim()
     made = factories.method(cfg, evidence, None)
     ours = dataclasses.replace(
-        Simudy(), recipe=evidence.recipe, gradient=Simudy().problem(evidence, seed=0).settings.gradient
+        Simudy(),
+        recipe=evidence.recipe,
+        gradient=Simudy().problem(evidence, seed=0).settings.gradient,
     )
     assert made == ours
     outer = factories.outer(cfg)
@@ -66,3 +70,16 @@ def test_what_is_not_said_is_what_fits(options, coordinates, gradient):
     assert isinstance(problem.settings.gradient, gradient)
     problem.objective(0.0)[0].backward()
     assert bool(problem.dummy.latent.grad.isfinite().all())
+
+
+def test_reconstruct_is_the_command(cli, tmp_path):
+    """Four faces out of the default network, by either door, at 0.99 or better and alike."""
+    faces = ("data.n=4", "model.width=300", "outer.iterations=100", "device=cpu")
+    assert cli(*faces, "hydra.run.dir=run", tiny=False).code == 0
+    assert result(tmp_path / "run")["ssim_paper"] > 0.99
+    module = MLP((1, 25, 25), 2, width=300)
+    found = reconstruct(
+        Evidence.load(tmp_path / "run/evidence", module), outer=Outer(iterations=100)
+    )
+    theirs = load_file(tmp_path / "run/reconstruction.safetensors")["images"]
+    torch.testing.assert_close(found.images, theirs, rtol=0, atol=1e-6)

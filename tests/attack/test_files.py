@@ -1,4 +1,4 @@
-"""Files of weights as people keep them: found by fit, read for what they prove, refused otherwise."""
+"""Files of weights as people keep them: found by fit, read for what they prove, or refused."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_classes_become_numbers_where_a_loss_compares_numbers():
     outputs = torch.randn(4, 2)
     ours = PerSample(nn.MSELoss())(outputs, labels).mean()
     torch.testing.assert_close(ours, nn.MSELoss()(outputs, torch.eye(2)[labels]))
-    with pytest.raises(SimudyError, match="set evidence.classes"):
+    with pytest.raises(SimudyError, match=r"set evidence.classes"):
         PerSample(nn.MSELoss())(outputs, torch.randn(4, 3))
 
 
@@ -132,7 +132,7 @@ def test_a_file_may_not_name_what_it_likes(tmp_path, target, capfd):
     facts = json.loads((tmp_path / "evidence.json").read_text())
     facts["criterion"] = {"_target_": target, "command": "echo ran"}
     (tmp_path / "evidence.json").write_text(json.dumps(facts))
-    with pytest.raises(SimudyError, match="is no rule, loss or schedule"):
+    with pytest.raises(SimudyError, match=r"is no rule, loss or schedule"):
         Evidence.load(tmp_path, plain())
     assert "ran" not in capfd.readouterr().out
 
@@ -141,7 +141,7 @@ def test_plain_data_of_losses_and_groups():
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]), label_smoothing=0.1)
     back = from_plain(to_plain(loss))
     assert torch.equal(back.weight, loss.weight) and back.label_smoothing == 0.1
-    with pytest.raises(SimudyError, match="cannot write"):
+    with pytest.raises(SimudyError, match=r"cannot write"):
         to_plain(lambda outputs, labels: 0)
 
 
@@ -152,9 +152,9 @@ def test_norms_that_counted_batches_trained_in_train_mode():
     evidence = audit(with_norms(), *run(with_norms()))
     assert evidence.model.module[1].training and evidence.model.module[4].training
     assert "2 norms ('1', …) trained in train mode for 6 batches" in evidence.notes["findings"]
-    with pytest.raises(SimudyError, match="set victim.mode=train"):
+    with pytest.raises(SimudyError, match=r"set victim.mode=train"):
         audit(with_norms(), *run(with_norms()), mode="eval")
-    with pytest.raises(SimudyError, match="counted 6 batches between the files, the recipe has 5"):
+    with pytest.raises(SimudyError, match=r"counted 6 batches between the files, the recipe has 5"):
         audit(with_norms(), *run(with_norms()), epochs=5)
 
 
@@ -192,7 +192,7 @@ def test_norms_partly_frozen():
     assert [evidence.model.module[i].training for i in (1, 4)] == [False, True]
     assert "norm '1' rested in eval mode" in evidence.notes["findings"]
     assert landing(evidence, images, labels) < 1e-5
-    with pytest.raises(SimudyError, match="set victim.mode=eval"):
+    with pytest.raises(SimudyError, match=r"set victim.mode=eval"):
         rested = {
             k: after[k] if "running" not in k and "num" not in k else before[k] for k in after
         }
@@ -260,7 +260,7 @@ def test_missing_statistics_are_not_made_up():
         return {k: v for k, v in weights.items() if "running" not in k and "num" not in k}
 
     before, after = (without(w) for w in run(with_norms()))
-    with pytest.raises(SimudyError, match="lack '1.running_mean'.*set victim.mode=train"):
+    with pytest.raises(SimudyError, match=r"lack '1.running_mean'.*set victim.mode=train"):
         audit(with_norms(), before, after)
     assert audit(with_norms(), before, after, mode="train").model.module[1].training
 
@@ -276,7 +276,7 @@ def test_a_buffer_that_moves_is_refused():
             return self.layers(x) * self.scale
 
     before, after = run(Counting())
-    with pytest.raises(SimudyError, match="the buffer 'scale' differs between the files"):
+    with pytest.raises(SimudyError, match=r"the buffer 'scale' differs between the files"):
         audit(Counting(), before, changed(after, scale=torch.tensor(2.0)))
     evidence = audit(
         Counting(),
@@ -288,7 +288,7 @@ def test_a_buffer_that_moves_is_refused():
 def test_dropout_without_a_word_is_refused():
     module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, CLASSES))
     before, after = run(module)
-    with pytest.raises(SimudyError, match="layer '1' .Dropout. drops units at random"):
+    with pytest.raises(SimudyError, match=r"layer '1' .Dropout. drops units at random"):
         audit(module, before, after)
     assert audit(module, before, after, mode="eval").n == 4
 
@@ -349,7 +349,7 @@ def test_a_part_can_be_chosen():
     loaded = {"model": weights, "ema": {k: v + 1 for k, v in weights.items()}}
     found = weights_of(plain(), loaded, what="the weights", part="ema")
     assert torch.equal(found.tensors["1.bias"], weights["1.bias"] + 1)
-    with pytest.raises(SimudyError, match="no part 'emma': the file's parts are 'model', 'ema'"):
+    with pytest.raises(SimudyError, match=r"no part 'emma': the file's parts are 'model', 'ema'"):
         weights_of(plain(), loaded, what="the weights", part="emma")
 
 
@@ -380,7 +380,7 @@ def test_tied_weights_stored_once(tmp_path):
         found = weights_of(Tied(), loaded, what="the weights")
         assert torch.equal(found.tensors["first.weight"], module.first.weight)
     apart = {"first.weight": torch.ones(16, 16), "last.weight": torch.zeros(16, 16)}
-    with pytest.raises(SimudyError, match="which the model ties"):
+    with pytest.raises(SimudyError, match=r"which the model ties"):
         weights_of(Tied(), apart, what="the weights")
 
 
@@ -397,7 +397,7 @@ def test_a_hugging_face_folder_whole_or_in_shards(tmp_path):
     (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": place}))
     for folder in (whole, shards, shards / "model.safetensors.index.json"):
         assert load_weights(folder).keys() == weights.keys()
-    with pytest.raises(SimudyError, match="it holds none of model.safetensors"):
+    with pytest.raises(SimudyError, match=r"it holds none of model.safetensors"):
         load_weights(tmp_path)
 
 
@@ -423,9 +423,9 @@ def test_what_lies_beside_the_weights_does_no_harm(tmp_path):
 def test_files_that_hold_no_weights(tmp_path):
     (tmp_path / "b.pt").write_bytes(b"PK\x03\x04 not weights")
     torch.save([1, 2], tmp_path / "c.pt")
-    with pytest.raises(SimudyError, match="cannot read"):
+    with pytest.raises(SimudyError, match=r"cannot read"):
         load_weights(tmp_path / "b.pt")
-    with pytest.raises(SimudyError, match="no weights at"):
+    with pytest.raises(SimudyError, match=r"no weights at"):
         load_weights(tmp_path / "d.pt")
-    with pytest.raises(SimudyError, match="no dict of tensors"):
+    with pytest.raises(SimudyError, match=r"no dict of tensors"):
         weights_of(plain(), load_weights(tmp_path / "c.pt"), what="the weights")

@@ -477,7 +477,10 @@ def test_a_resumed_search_ends_bit_for_bit_the_same(outer):
     states, finals = [], []
     method = Simudy(images="pixels")
     whole = reconstruct(
-        evidence, method=method, outer=outer, on_step=lambda s: states.append(torch_copy(s.state_dict()))
+        evidence,
+        method=method,
+        outer=outer,
+        on_step=lambda s: states.append(torch_copy(s.state_dict())),
     )
     for state in states[:-1]:
         finals.append(reconstruct(evidence, method=method, outer=outer, resume=state))

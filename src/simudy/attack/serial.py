@@ -66,7 +66,9 @@ def from_plain(value: Any) -> Any:
         return [from_plain(v) for v in value]
     if not isinstance(value, dict):
         return value
-    fields = {k: from_plain(v) for k, v in value.items() if k not in ("_target_", "_partial_")}
+    fields: dict[str, Any] = {
+        k: from_plain(v) for k, v in value.items() if k not in ("_target_", "_partial_")
+    }
     if "_target_" not in value:
         return fields
     made = _allowed(value["_target_"])

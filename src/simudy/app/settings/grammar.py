@@ -15,8 +15,8 @@ _SPECIAL = re.compile(r"([\\()\[\]{}:=, \t])")  # in keys these want a backslash
 def in_grammar(word: str) -> str:
     """``key=value`` as Hydra reads it.
 
-    Paths with ``=`` or umlauts are quoted; mappings and lists in YAML, whose keys may be patterns as
-    ``"0.weight[1]"``, are written with escapes. What is neither stays as it is, for Hydra to refuse.
+    Paths with ``=`` or umlauts are quoted; mappings and lists in YAML, whose keys may be patterns
+    as ``"0.weight[1]"``, are written with escapes. What is neither stays, for Hydra to refuse.
     """
     key, is_override, value = word.partition("=")
     if not is_override or word.startswith("-") or _parses(word):

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from simudy.attack.search import Reconstruction
 from simudy.app.store.run_directory import without_infinities
+from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
 

@@ -194,7 +194,7 @@ class SimudyProblem(Problem):
             self.dummy.batches(self.recipe)[: self._steps(progress)],
             self._rules(progress),
             adjoint=self.settings.adjoint,
-            gradient=self.settings.gradient,
+            gradient=self.settings.gradient or fitting_gradient(self.recipe),
         )
 
     def images(self) -> Tensor:

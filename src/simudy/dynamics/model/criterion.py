@@ -44,7 +44,7 @@ class PerSample:
                 "with one of these"
             )
         self._each = copy.deepcopy(self.loss)
-        self._each.reduction = "none"
+        self._each.reduction = "none"  # type: ignore[assignment]
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         by_class = isinstance(self.loss, _BY_CLASS)

@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
 from simudy.dynamics.tree import Params
+from simudy.ranges import DECAY, NOT_NEGATIVE, POSITIVE
 
 Scalar = float | Tensor  # a hyper-parameter; as a tensor it receives a gradient
+Rate = Annotated[Scalar, NOT_NEGATIVE]  # a step size, a decay of the weights, an ε
+Decay = Annotated[Scalar, DECAY]  # of a running mean
+Bound = Annotated[Scalar, POSITIVE]
 
 
 class Rule:

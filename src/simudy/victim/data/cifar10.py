@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Normalisation, Splits
 from simudy.victim.data.pixels import as_pixels, resize, to_grey
 from simudy.victim.data.select import Pool, at_least_one, balanced
@@ -37,9 +39,9 @@ class Cifar10:
     """
 
     root: str
-    n: int = 20
-    heldout: int | None = None
-    size: int | None = None
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    size: Annotated[int | None, SIDE] = None
     grey: bool = False
     binary: bool = False
     shuffle: bool = False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
+from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, resize
 from simudy.victim.data.select import Pool, split
@@ -23,9 +25,9 @@ class Faces:
     al. 2007).
     """
 
-    n: int = 20
-    heldout: int | None = None
-    size: int = 25
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    size: Annotated[int, SIDE] = 25
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels
 from simudy.victim.data.select import Pool, split
@@ -30,11 +32,11 @@ class Folder:
     """
 
     root: str
-    n: int = 20
-    heldout: int | None = None
-    size: int | None = None
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    size: Annotated[int | None, SIDE] = None
     grey: bool = False
-    pretrain: int = 0
+    pretrain: Annotated[int, NUMBER_OF] = 0
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
 from simudy.victim.data.select import Pool, split
@@ -26,9 +28,9 @@ class Npz:
     """
 
     path: str
-    n: int = 20
-    heldout: int | None = None
-    pretrain: int = 0
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    pretrain: Annotated[int, NUMBER_OF] = 0
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
 from simudy.victim.data.select import Pool, split
@@ -29,9 +30,9 @@ class TorchDataset:
     """
 
     dataset: Any
-    n: int = 20
-    heldout: int | None = None
-    pretrain: int = 0
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    pretrain: Annotated[int, NUMBER_OF] = 0
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:

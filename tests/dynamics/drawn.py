@@ -184,6 +184,9 @@ def network(case: Case) -> Network:
             layer.running_mean.normal_(0, 0.3)
             layer.running_var.uniform_(0.5, 1.5)
     parameters = [*module.body.parameters(), *module.heads.parameters()]
+    for p in parameters:  # zero is where √(g²) has its kink, if weight decay is all that is felt
+        if not p.any():
+            nn.init.normal_(p, std=0.3)
     for i in case.frozen:
         parameters[i % len(parameters)].requires_grad_(False)
     return module

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from simudy.dynamics.optim import Started
 from simudy.errors import SimudyError
 
 
@@ -17,6 +18,11 @@ def to_plain(value: Any) -> Any:
     Raises:
         SimudyError: a value has no plain form (a function, say).
     """
+    if isinstance(value, Started) and value.states:
+        raise SimudyError(
+            "cannot write the moments that Started begins with to json: keep this evidence in "
+            "memory, or give its recipe the rule without them (.rule)"
+        )
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **fields}

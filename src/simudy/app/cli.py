@@ -5,11 +5,13 @@ are instant.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simudy.app.complaint import EXPECTED, on_one_line, one_line
+from simudy.app.settings.grammar import in_grammar
 from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.settings.schema import register, resolve
 from simudy.app.signals import interrupt, signals_to
@@ -79,7 +82,7 @@ def job(cfg: DictConfig) -> float | None:
     try:
         clear_failure(root)
         result = run(resolve(cfg, list(context.overrides.task)), root)
-        return result.get("objective") if result else None  # what an optimising sweeper minimises
+        return _minimised(result)
     except KeyboardInterrupt:
         log.info("interrupted: the same command with hydra.run.dir=%s goes on from here", root)
         raise
@@ -88,6 +91,13 @@ def job(cfg: DictConfig) -> float | None:
             raise
         _note(error, root, sweeping=context.mode == RunMode.MULTIRUN)
         return None
+
+
+def _minimised(result: dict[str, Any] | None) -> float | None:
+    """What an optimising sweeper minimises: infinity where no step of the search was finite."""
+    if not result or "objective" not in result:
+        return None
+    return math.inf if result["objective"] is None else result["objective"]
 
 
 def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
@@ -109,7 +119,7 @@ def _hydra_at_hand(argv: Sequence[str]) -> Iterator[None]:
     flags = [
         word for word in argv if word in ("-m", "--multirun")
     ]  # argparse takes them first or last, not between
-    sys.argv = ["simudy", *flags, *(word for word in argv if word not in flags)]
+    sys.argv = ["simudy", *flags, *(in_grammar(word) for word in argv if word not in flags)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield

@@ -1,19 +1,36 @@
-"""Recipes and rules as plain data, for the json beside the weights."""
+"""Recipes, rules and losses as plain data, for the json beside the weights.
+
+What is read back may come from anybody: it may name the classes below, and nothing else.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from importlib import import_module
+import inspect
+import re
+import sys
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
+from simudy.dynamics.model.criterion import PerSample
 from simudy.dynamics.optim import Started
+from simudy.dynamics.optim.rule import Rule
+from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
+
+_TORCH = {
+    "torch.nn.modules.loss": nn.modules.loss._Loss,
+    "torch.optim.lr_scheduler": LRScheduler,
+}
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses become ``{"_target_": "module.Class", …}``, scalar tensors numbers, tuples lists.
+    """Dataclasses, torch losses and schedulers become ``{"_target_": "module.Class", …}``, small
+    tensors numbers, tuples lists.
 
     Raises:
         SimudyError: a value has no plain form (a function, say).
@@ -25,11 +42,15 @@ def to_plain(value: Any) -> Any:
         )
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **fields}
+        return {"_target_": _path(type(value)), **fields}
+    if isinstance(value, nn.modules.loss._Loss):
+        return {"_target_": _path(type(value)), **_arguments(value)}
+    if isinstance(value, partial) and not value.args:
+        return {"_target_": _path(value.func), "_partial_": True, **to_plain(value.keywords)}
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, dict):
-        return {k: to_plain(v) for k, v in value.items()}
+        return {_name(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -40,18 +61,58 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """The inverse of ``to_plain``."""
+    """The inverse of ``to_plain``. Nothing is imported that is not there already.
+
+    Raises:
+        SimudyError: a target is no rule, recipe, loss of ``torch.nn`` or torch scheduler, or its
+            fields do not fit it.
+    """
     if isinstance(value, list):
         return [from_plain(v) for v in value]
     if not isinstance(value, dict):
         return value
-    fields = {k: from_plain(v) for k, v in value.items() if k != "_target_"}
+    fields: dict[str, Any] = {
+        k: from_plain(v) for k, v in value.items() if k not in ("_target_", "_partial_")
+    }
     if "_target_" not in value:
         return fields
-    module, _, name = value["_target_"].rpartition(".")
-    made = getattr(import_module(module), name, None)
-    if not (
-        isinstance(made, type) and dataclasses.is_dataclass(made)
-    ):  # data may name a rule, not run any function
-        raise SimudyError(f"{value['_target_']} is no rule: name a dataclass")
-    return made(**fields)
+    made = _allowed(value["_target_"])
+    if issubclass(made, nn.modules.loss._Loss):
+        fields = {
+            k: torch.tensor(v, dtype=torch.float32) if isinstance(v, list) else v
+            for k, v in fields.items()
+        }
+    try:
+        return partial(made, **fields) if value.get("_partial_") else made(**fields)
+    except TypeError as error:
+        raise SimudyError(f"{value['_target_']} cannot be read back ({error})") from error
+
+
+def _allowed(path: Any) -> type:
+    """The class that ``path`` names, if data may name it."""
+    module, _, name = str(path).rpartition(".")
+    made = getattr(sys.modules.get(module), name, None)
+    if isinstance(made, type):
+        if dataclasses.is_dataclass(made) and issubclass(made, (Rule, Recipe, PerSample)):
+            return made
+        if module in _TORCH and issubclass(made, _TORCH[module]):
+            return made
+    raise SimudyError(
+        f"{path} is no rule, loss or schedule: a file may name those of simudy and torch, and what "
+        "this command names again (inner._target_=…)"
+    )
+
+
+def _path(made: Any) -> str:
+    return f"{made.__module__}.{made.__qualname__}"
+
+
+def _name(key: Any) -> str:
+    return f"re:{key.pattern}" if isinstance(key, re.Pattern) else str(key)
+
+
+def _arguments(loss: nn.Module) -> dict[str, Any]:
+    """What a loss was made with."""
+    names = inspect.signature(type(loss)).parameters
+    held = {k: getattr(loss, k) for k in names if getattr(loss, k, None) is not None}
+    return {k: to_plain(v) for k, v in held.items()}

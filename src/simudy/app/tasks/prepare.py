@@ -16,12 +16,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from simudy.app.settings.factories import recipe
+from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls
 from simudy.app.store.run_directory import RunDirectory, read_json
 from simudy.app.store.secret import Secret
-from simudy.attack.evidence import Evidence, evidence_from_weights, load_weights
+from simudy.attack.evidence import Evidence, evidence_from_weights
+from simudy.attack.weights import load_weights
 from simudy.errors import SimudyError
 from simudy.victim.data import Splits
 from simudy.victim.pretrain import Pretraining, pretrain
@@ -53,7 +54,7 @@ def read(cfg: DictConfig, folder: Path) -> Evidence:
     """Evidence as an earlier stage wrote it."""
     facts = read_json(folder / "evidence.json")
     module = build(cfg.model, "model", shape=facts["shape"], classes=facts["classes"])
-    return Evidence.load(folder, module.train(cfg.victim.mode == "train"))
+    return Evidence.load(folder, module)
 
 
 def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
@@ -79,7 +80,8 @@ def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evide
     """Train the victim by the recipe, after pretraining if asked to."""
     victim, normalisation, run = splits.victim, splits.normalisation, recipe(cfg)
     images, labels = normalisation.normalise(victim.images).to(device), victim.labels.to(device)
-    model, final = train(build_victim(cfg, splits, device), images, labels, run)
+    module = build_victim(cfg, splits, device)
+    model, final = train(module, images, labels, run, loss=loss(cfg))
     log.info("victim: trained on %d images for %d steps", len(victim), run.steps(len(victim)))
     facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
     return Evidence(
@@ -105,17 +107,13 @@ def load_files(cfg: DictConfig) -> Evidence:
             "evidence.initial and evidence.final come together: give weights of before and after"
         )
     shape, classes = _said(cfg, "shape"), _said(cfg, "classes")
-    module = build(cfg.model, "model", shape=shape, classes=classes).train(
-        cfg.victim.mode == "train"
-    )
-    facts = {
-        "shape": tuple(shape),
-        "classes": classes,
-        "n": said.n,
-        **_normalisation(said, shape[0]),
-    }
+    module = build(cfg.model, "model", shape=shape, classes=classes)
+    facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
     weights = (load_weights(Path(path).expanduser()) for path in (said.initial, said.final))
-    return evidence_from_weights(module, *weights, recipe=recipe(cfg), **facts)
+    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
+    return evidence_from_weights(
+        module, *weights, recipe=recipe(cfg), loss=loss(cfg), **told, **facts
+    )
 
 
 def _said(cfg: DictConfig, name: str) -> Any:

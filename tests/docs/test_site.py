@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +16,15 @@ HOOKS = Path(__file__).parents[2] / "docs" / "hooks"
 
 
 def hook(name: str) -> ModuleType:
-    """A script of ``docs/hooks``."""
+    """A script of ``docs/hooks``, which may import its neighbours, as MkDocs lets it."""
     spec = importlib.util.spec_from_file_location(f"hook_{name}", HOOKS / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(HOOKS))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(HOOKS))
     return module
 
 
@@ -39,10 +43,19 @@ def test_every_public_name_has_its_place_in_the_api():
 def test_every_key_of_the_configuration_is_among_the_settings():
     from omegaconf import OmegaConf
 
+    from simudy.app.settings.schema import Config
+
     settings = hook("settings")
     page = settings.pages()["settings/index.md"]
-    for key in settings.flat(OmegaConf.to_container(OmegaConf.structured(settings.Config))):
+    for key in settings.flat(OmegaConf.to_container(OmegaConf.structured(Config))):
         assert key in settings.GROUPS or f"`{key}`" in page, key
+
+
+def test_every_setting_has_a_meaning():
+    settings = hook("settings")
+    for path, text in settings.pages().items():
+        for row in re.findall(r"^\| `.*$", text, re.MULTILINE):
+            assert not row.endswith("|  |"), f"{path}: {row}"
 
 
 def test_every_option_of_every_group_is_among_the_settings():

@@ -58,6 +58,7 @@ class Length:
         return str(self.low) if self.low == self.high else f"{self.low} or more"
 
 
+MEASURED = Range()  # a figure that came out, NaN and infinity included
 NOT_NEGATIVE = Range(0)
 POSITIVE = Range(0, above=True)
 FRACTION = Range(0, 1)

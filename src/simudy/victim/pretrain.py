@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from simudy import stopping
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
 
@@ -92,6 +93,7 @@ def _fit(
         for rows in (
             torch.randperm(len(images), generator=rng).to(images.device).split(how.batch_size)
         ):
+            stopping.check()
             logits = module(images[rows])
             optimizer.zero_grad()
             F.cross_entropy(logits, labels[rows]).backward()

@@ -23,6 +23,7 @@ from simudy.app.store.run_directory import RunDirectory, read_json
 from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence, evidence_from_weights, load_weights
 from simudy.errors import SimudyError
+from simudy.files import user_path
 from simudy.victim.data import Splits
 from simudy.victim.pretrain import Pretraining, pretrain
 from simudy.victim.train import train
@@ -37,7 +38,7 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
         SimudyError: settings or files do not fit each other.
     """
     if cfg.evidence.folder:
-        return read(cfg, Path(cfg.evidence.folder).expanduser())
+        return read(cfg, user_path(cfg.evidence.folder))
     if not folder.evidence.exists() and cfg.task in ("run", "victim", "size"):
         _write(cfg, folder, device)
     return read(cfg, folder.evidence)
@@ -45,7 +46,7 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
 
 def load_secret(cfg: DictConfig, folder: RunDirectory) -> Secret | None:
     """The secret that belongs to the evidence, if there is one."""
-    beside = Path(cfg.evidence.folder).expanduser().parent if cfg.evidence.folder else folder.root
+    beside = user_path(cfg.evidence.folder).parent if cfg.evidence.folder else folder.root
     return Secret.load(RunDirectory(beside).secret)
 
 
@@ -114,7 +115,7 @@ def load_files(cfg: DictConfig) -> Evidence:
         "n": said.n,
         **_normalisation(said, shape[0]),
     }
-    weights = (load_weights(Path(path).expanduser()) for path in (said.initial, said.final))
+    weights = (load_weights(user_path(path)) for path in (said.initial, said.final))
     return evidence_from_weights(module, *weights, recipe=recipe(cfg), **facts)
 
 
@@ -171,7 +172,7 @@ def _cache(cfg: DictConfig) -> Path:
     source = {k: v for k, v in _plain(cfg.data).items() if k not in _VICTIMS_OWN}
     how = {k: v for k, v in _plain(cfg.victim.pretrain).items() if k != "new_head"}
     key = digest([source, _plain(cfg.model), how, cfg.seed, torch.__version__])
-    return Path(cfg.cache).expanduser() / "pretrained" / f"{key}.safetensors"
+    return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
 
 
 _VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")

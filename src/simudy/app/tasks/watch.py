@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from simudy.app.signals import signals_to
+from simudy import stopping
 from simudy.app.store import checkpoint
 from simudy.attack.search import Search
 
@@ -35,7 +35,6 @@ class Watch:
         self.path, self.intervals, self.iterations = path, intervals, iterations
         self.moments = set(moments(iterations, intervals.snapshots))
         self.snapshots: dict[int, Tensor] = {}
-        self.stop_asked = False
         self.saved = self.logged = time.monotonic()
         self.bar: tqdm | None = None
         self.search: Search | None = None
@@ -54,10 +53,9 @@ class Watch:
         if search.iteration in self.moments:
             self.snapshots[search.iteration] = search.problem.images().detach().cpu().clone()
         self._report(search, now)
-        if self.stop_asked or now - self.saved >= self.intervals.checkpoint:
+        if stopping.is_asked() or now - self.saved >= self.intervals.checkpoint:
             self.save()
-        if self.stop_asked:
-            raise KeyboardInterrupt
+        stopping.check()
 
     def save(self) -> None:
         """Write the checkpoint, if a step was taken."""
@@ -69,20 +67,12 @@ class Watch:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the search after the step it is in; a second one ends it at
-        once.
-        """
+        """The search is on: whatever ends it, the progress bar goes."""
         try:
-            with signals_to(self._ask_to_stop):
-                yield
+            yield
         finally:
             if self.bar is not None:
                 self.bar.close()
-
-    def _ask_to_stop(self, number: int, frame: Any) -> None:
-        if self.stop_asked:
-            raise KeyboardInterrupt
-        self.stop_asked = True
 
     def _report(self, search: Search, now: float) -> None:
         last = (

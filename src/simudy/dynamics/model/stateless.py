@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from simudy.dynamics.model.batchnorm import fold_batchnorm
-from simudy.dynamics.model.exact import refuse_inexact, rewrite
+from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
 from simudy.dynamics.tree import Params
 
 
@@ -48,6 +48,7 @@ class StatelessModel:
         self, module: nn.Module, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> None:
         refuse_inexact(module)
+        refuse_gradient_hooks(module.named_parameters())
         self.module = copy.deepcopy(module)
         rewrite(self.module)
         fold_batchnorm(self.module)

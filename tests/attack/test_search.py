@@ -91,7 +91,7 @@ def test_evidence_json_may_name_rules_but_not_run_functions(tmp_path):
     evidence.save(tmp_path)
     path = tmp_path / "evidence.json"
     path.write_text(path.read_text().replace("simudy.dynamics.optim.sgd.SGD", "os.system"))
-    with pytest.raises(SimudyError, match=r"os\.system is no rule"):
+    with pytest.raises(SimudyError, match=r"names os\.system, which is not simudy.s"):
         Evidence.load(tmp_path, mlp().double())
 
 

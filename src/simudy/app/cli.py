@@ -22,6 +22,7 @@ from simudy.app.complaint import FORESEEN, debugging, one_line
 from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.settings.schema import register, resolve
 from simudy.app.sweep.failures import clear_failure, failures, save_failure
+from simudy.app.sweep.grid import refuse_too_many
 from simudy.errors import SimudyError
 from simudy.files import private_files
 
@@ -53,6 +54,7 @@ def run_cli(argv: Sequence[str]) -> int:
     """
     refused.clear()
     try:
+        refuse_too_many(argv)
         with _hydra_at_hand(argv), private_files(), signals.stopping_on_signals():
             hydra.main(config_path="pkg://simudy.conf", config_name="config", version_base="1.3")(
                 job

@@ -23,7 +23,7 @@ def make_streams_safe() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     logging.raiseExceptions = False  # a line that cannot be shown stops no run
 
 

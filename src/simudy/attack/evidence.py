@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from simudy.attack.serial import from_plain, to_plain
+from simudy.attack.facts import read_facts
+from simudy.attack.serial import read_recipe, to_plain
 from simudy.dynamics import tree
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.recipe import Recipe
@@ -100,20 +102,27 @@ class Evidence:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, module: nn.Module) -> Evidence:
+    def load(
+        cls, folder: str | Path, module: nn.Module, *, trusted: Collection[str] = ()
+    ) -> Evidence:
         """Read what ``save`` wrote; ``module`` is the architecture, whose own weights do not
         matter.
+
+        Args:
+            trusted: dotted names of rules, beside simudy's own, that the file may have imported.
 
         Raises:
             SimudyError: a file is missing or damaged, or does not fit the module.
         """
         folder = Path(folder)
         module.load_state_dict(load_weights(folder / "buffers.safetensors"), strict=False)
-        facts = json.loads(_read(folder / "evidence.json"))
-        facts |= {k: tuple(facts[k]) for k in ("shape", "mean", "std")}
+        facts = read_facts(folder)
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
         return cls(
-            StatelessModel(module), recipe=from_plain(facts.pop("recipe")), **weights, **facts
+            StatelessModel(module),
+            recipe=read_recipe(facts.pop("recipe"), trusted=trusted),
+            **weights,
+            **facts,
         )
 
 
@@ -187,14 +196,6 @@ def _without_frozen(what: str, weights: Params, model: StatelessModel) -> Params
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _read(path: Path) -> str:
-    if not path.exists():
-        raise SimudyError(
-            f"no {path.name} in {path.parent}: give a folder that `simudy task=victim` wrote"
-        )
-    return path.read_text()
 
 
 def _require_same_names_and_shapes(what: str, weights: Params, expected: Params) -> None:

@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from simudy.errors import SimudyError
 from simudy.files import require_file, write_atomically
@@ -50,6 +51,21 @@ def load(path: Path) -> dict[str, Any] | None:
     if path.exists() or previous(path).exists():
         log.warning("no checkpoint in %s can be read: starting over, to the same end", path.parent)
     return None
+
+
+def snapshots(state: dict[str, Any]) -> dict[int, Tensor]:
+    """Images by iteration.
+
+    Raises:
+        TypeError: there are none.
+    """
+    found = state.get("snapshots")
+    if not isinstance(found, dict) or not all(
+        isinstance(i, int) and isinstance(shot, Tensor) and shot.ndim == 4
+        for i, shot in found.items()
+    ):
+        raise TypeError("no snapshots")
+    return found
 
 
 def set_aside(path: Path) -> None:

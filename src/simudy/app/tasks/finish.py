@@ -62,7 +62,7 @@ def _draw(
     folder: RunDirectory,
 ) -> None:
     truth = secret.normalised()[0] if secret else None
-    snapshots: dict[int, Tensor] = (checkpoint.load(folder.checkpoint) or {}).get("snapshots", {})
+    snapshots: dict[int, Tensor] = _snapshots(folder)
     title = f"{cfg.name}: {result['n']} images"
     save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
     save_report(
@@ -76,6 +76,14 @@ def _draw(
         normalisation=normalisation,
         score=scored,
     )
+
+
+def _snapshots(folder: RunDirectory) -> dict[int, Tensor]:
+    """Those of the search, where they can still be read."""
+    try:
+        return checkpoint.snapshots(checkpoint.load(folder.checkpoint) or {"snapshots": {}})
+    except TypeError:
+        return {}
 
 
 def _curve(
@@ -102,7 +110,8 @@ def _best(scored: Score | None, count: int) -> list[int]:
 def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
     if result.get("ssim_paper") is not None:
         floor = max(
-            (value for value in (result.get("floor") or {}).values() if value is not None), default=math.nan
+            (value for value in (result.get("floor") or {}).values() if value is not None),
+            default=math.nan,
         )
         words = "ssim_paper %.4f (highest floor %.4f), ssim %.4f, psnr %.1f dB, %.0f %% recovered"
         shown = (

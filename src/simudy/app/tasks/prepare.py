@@ -19,9 +19,11 @@ from torch import nn
 from simudy.app.settings.factories import recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls
-from simudy.app.store.run_directory import RunDirectory, read_json
+from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
+from simudy.app.store.settings_file import named_in
 from simudy.attack.evidence import Evidence, evidence_from_weights, load_weights
+from simudy.attack.facts import read_facts
 from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import Splits
@@ -52,9 +54,9 @@ def load_secret(cfg: DictConfig, folder: RunDirectory) -> Secret | None:
 
 def read(cfg: DictConfig, folder: Path) -> Evidence:
     """Evidence as an earlier stage wrote it."""
-    facts = read_json(folder / "evidence.json")
+    facts = read_facts(folder)
     module = build(cfg.model, "model", shape=facts["shape"], classes=facts["classes"])
-    return Evidence.load(folder, module.train(cfg.victim.mode == "train"))
+    return Evidence.load(folder, module.train(cfg.victim.mode == "train"), trusted=named_in(cfg))
 
 
 def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor
@@ -39,14 +38,21 @@ class Watch:
         self.bar: tqdm | None = None
         self.search: Search | None = None
 
-    def resume(self) -> dict[str, Any] | None:
-        """Where the search was left, for ``reconstruct(resume=…)``."""
+    def resume(self, search: Search) -> bool:
+        """Bring ``search`` to where it was left. False: it was not, or by another version of
+        simudy, whose checkpoint is kept; then ``search`` is not to be used.
+        """
         state = checkpoint.load(self.path)
         if state is None:
-            return None
-        self.snapshots = state["snapshots"]
-        log.info("going on from iteration %d", state["search"]["iteration"])
-        return state["search"]
+            return False
+        try:
+            search.load_state_dict(state["search"])
+            self.snapshots = checkpoint.snapshots(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+            checkpoint.set_aside(self.path)
+            return False
+        log.info("going on from iteration %d", search.iteration)
+        return True
 
     def __call__(self, search: Search) -> None:
         self.search, now = search, time.monotonic()

@@ -57,7 +57,7 @@ def targets_of(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from targets_of(value, f"{key}.{i}")
     if not isinstance(node, Mapping):
         return
-    if "_target_" in node:
+    if node.get("_target_") is not None:
         yield f"{key}._target_".lstrip("."), node["_target_"]
         if str(node["_target_"]).startswith("hydra.") and "path" in node:  # get_method and its like
             yield f"{key}.path".lstrip("."), node["path"]

@@ -5,11 +5,13 @@ are instant.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +21,7 @@ from omegaconf import DictConfig
 from simudy import stopping
 from simudy.app import signals, streams
 from simudy.app.complaint import FORESEEN, debugging, one_line
+from simudy.app.settings.grammar import in_grammar
 from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.settings.schema import register, resolve
 from simudy.app.sweep.failures import clear_failure, failures, save_failure
@@ -106,7 +109,14 @@ def _run(cfg: DictConfig, root: Path, *, sweeping: bool) -> float | None:
     with nullcontext() if settings.dry_run else held(root, wait=sweeping):
         clear_failure(root)
         result = run(settings, root)
-    return result.get("objective") if result else None  # what an optimising sweeper minimises
+    return _minimised(result)
+
+
+def _minimised(result: dict[str, Any] | None) -> float | None:
+    """What an optimising sweeper minimises: infinity where no step of the search was finite."""
+    if not result or "objective" not in result:
+        return None
+    return math.inf if result["objective"] is None else result["objective"]
 
 
 def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
@@ -129,7 +139,7 @@ def _hydra_at_hand(argv: Sequence[str]) -> Iterator[None]:
     flags = [
         word for word in argv if word in ("-m", "--multirun")
     ]  # argparse takes them first or last, not between
-    sys.argv = ["simudy", *flags, *(word for word in argv if word not in flags)]
+    sys.argv = ["simudy", *flags, *(in_grammar(word) for word in argv if word not in flags)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield

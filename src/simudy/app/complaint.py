@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from simudy.app.settings.check import suggestion
+from simudy.app.settings.unknown import unknown_setting
 from simudy.errors import SimudyError
 
 FORESEEN = (SimudyError, HydraException, OmegaConfBaseException, OSError, UnicodeError)
@@ -103,10 +103,11 @@ def _is_nowhere() -> bool:
 
 def _unknown_key(error: OmegaConfBaseException) -> str:
     key, parent = str(error.key), error.parent_node
-    known = (
-        list(map(str, parent)) if isinstance(parent, DictConfig) and not parent._is_none() else []
-    )
-    return (
-        f"no setting {error.full_key or key}{suggestion(key, known)} (+{key} adds an option to a "
-        "_target_ of your own)"
-    )
+    full = str(error.full_key or key)
+    if not isinstance(parent, DictConfig) or parent._is_none():
+        return unknown_setting(full, [])
+    above = full.removesuffix(key)
+    words = unknown_setting(full, [f"{above}{name}" for name in parent])
+    if "_target_" not in parent:
+        return words
+    return f"{words} (+{full}=… hands it to the _target_, if that takes it)"

@@ -94,7 +94,12 @@ def new_dummy(
             has another name.
     """
     space: Coordinates = coordinates or Pixels(evidence.shape)
-    n, weight = n or known_count(evidence, space), next(iter(evidence.initial.values()))
+    n = known_count(evidence, space) if n is None else n
+    if n < 1:
+        raise SimudyError(f"attack.n={n}: give 1 or more, or null for as many as the evidence says")
+    if repeated := sorted({name for name in learn if learn.count(name) > 1}):
+        raise SimudyError(f"dummy.learn names {repeated[0]!r} more than once: name each once")
+    weight = next(iter(evidence.initial.values()))
     latent = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
     if start is not None:
         latent = latent + space.encode(_first(start, n, evidence.shape).to(weight))

@@ -20,12 +20,16 @@ class _Required(TypedDict):
     mean: Annotated[list[float], Length(1)]
     std: Annotated[list[Annotated[float, Range(1e-6)]], Length(1)]
     recipe: dict[str, Any]
+    criterion: dict[str, Any] | None
+    training: list[str]
+    frozen: list[str]
 
 
 class Facts(_Required, total=False):
     """The shape of the file."""
 
     notes: dict[str, Any]
+    precision: str | None
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

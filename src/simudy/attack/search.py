@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class Outer:
     """
 
     lr: Annotated[float, POSITIVE] = 0.1
-    iterations: Annotated[int, COUNT] = 1000
+    iterations: Annotated[int, COUNT] = 300
     optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, betas=(0.8, 0.9))  # noqa: RUF009
     schedule: Callable[..., Any] | None = None
     tolerance: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -63,7 +64,8 @@ class Reconstruction:
         images: normalised ``(m, c, h, w)``.
         labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
         status: ``converged``, ``finished``, ``diverged`` or ``interrupted``.
-        objective, distance: at the best iterate.
+        objective, distance: at the best iterate; infinite where no step was finite, and then the
+            images are the initial dummies.
         learned: factors on learned hyper-parameters, by name.
         iterations: outer steps taken.
         seconds: spent in them.
@@ -163,12 +165,19 @@ class Search:
     @property
     def status(self) -> str:
         """``running`` until the search ends; then ``converged``, ``diverged`` or ``finished``."""
-        if self.refused >= PATIENCE:
+        if self.refused >= PATIENCE or (self._is_over() and not self._has_moved()):
             return "diverged"
         near = self.history and self.history[-1]["distance"] <= self.outer.tolerance
         if near and self._stage(self.iteration) == self._stage(self.outer.iterations):
             return "converged"
-        return "finished" if self.iteration >= self.outer.iterations else "running"
+        return "finished" if self._is_over() else "running"
+
+    def _is_over(self) -> bool:
+        return self.iteration >= self.outer.iterations
+
+    def _has_moved(self) -> bool:
+        """Whether any step was finite: what none was, no search has touched."""
+        return any(math.isfinite(row["objective"]) for row in self.history)
 
     def result(self, status: str) -> Reconstruction:
         """The best so far; before the first finite step, the initial dummies."""

@@ -41,10 +41,27 @@ def check(node: Mapping[str, Any], where: str) -> None:
             raise SimudyError(
                 f"{where}.{key}: {node['_target_']} takes no {key!r}{suggestion(key, accepted)}"
             )
-        if isinstance(value, Mapping) and "_target_" in value:
-            check(value, f"{where}.{key}")
+        if _has_nodes(value):
+            _check_inside(value, f"{where}.{key}")
         elif wrong := misfit(value, accepted.get(key, Any), f"{where}.{key}"):
             raise SimudyError(wrong)
+
+
+def _has_nodes(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(_has_nodes(v) for v in value.values())
+    return isinstance(value, list) and any(_has_nodes(v) for v in value)
+
+
+def _check_inside(value: Any, where: str) -> None:
+    if isinstance(value, Mapping) and "_target_" in value:
+        check(value, where)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_inside(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_inside(item, f"{where}.{i}")
 
 
 def locate(path: Any, where: str) -> Callable[..., Any]:

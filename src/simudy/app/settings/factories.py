@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -18,7 +18,9 @@ from simudy.app.settings.start import load_start
 from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
+from simudy.attack.methods.simudy import fitting_gradient
 from simudy.attack.search import Outer, Search
+from simudy.dynamics.gradient import Gradient
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
 from simudy.dynamics.recipe import Recipe
@@ -102,8 +104,15 @@ def _shared(
         "learn": tuple(cfg.dummy.learn),
         "recipe": recipe,
         "adjoint": build(cfg.adjoint, "adjoint"),
-        "gradient": build(cfg.gradient, "gradient"),
+        "gradient": _gradient(cfg, recipe),
     }
+
+
+def _gradient(cfg: DictConfig, recipe: Recipe) -> Gradient:
+    """As set; where nothing is, what fits the rule."""
+    if OmegaConf.is_config(cfg.gradient) and cfg.gradient.get("_target_", "") is None:
+        return fitting_gradient(recipe)
+    return build(cfg.gradient, "gradient")
 
 
 def _labels(said: Any, secret: Secret | None) -> str | Tensor:
@@ -141,7 +150,22 @@ def recipe(cfg: DictConfig) -> Recipe:
     """How the victim was trained."""
     said: dict[str, Any] = OmegaConf.to_container(cfg.recipe, resolve=True)  # type: ignore[assignment]
     schedule = _schedule(said.pop("schedule"))
+    said.pop("loss")
     return Recipe(build(cfg.inner, "inner"), **said, seed=cfg.seed, schedule=schedule)
+
+
+def loss(cfg: DictConfig) -> nn.Module | None:
+    """The loss of ``torch.nn`` that the victim was trained with; None stands for cross-entropy."""
+    if not cfg.recipe.loss or all(value is None for value in cfg.recipe.loss.values()):
+        return None
+    fields = fields_of(cfg.recipe.loss, "recipe.loss")
+    weights = {k: torch.tensor(v, dtype=torch.float32) for k, v in fields.items() if _numbers(v)}
+    made = build_partial({k: v for k, v in fields.items() if k not in weights}, "recipe.loss")
+    return made(**weights)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
 
 
 def guessed(cfg: DictConfig, known: Recipe) -> Recipe:

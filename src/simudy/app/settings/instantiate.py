@@ -59,10 +59,18 @@ def fields_of(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, A
 
 
 def drop_nulls(node: Any) -> Any:
-    """Plain data less the keys whose value is null."""
+    """Plain data less the keys whose null stands for a default: those at the top and those beside a
+    ``_target_``. In any other mapping, as ``{pattern: rule or null}``, null is a value.
+    """
     if not isinstance(node, Mapping):
-        return node
-    return {str(key): drop_nulls(value) for key, value in node.items() if value is not None}
+        return [drop_nulls(item) for item in node] if isinstance(node, list) else node
+    return {str(k): _inner(value) for k, value in node.items() if value is not None}
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, Mapping) and "_target_" not in value:
+        return {str(k): _inner(v) for k, v in value.items()}
+    return drop_nulls(value)
 
 
 def allow_own_modules() -> None:

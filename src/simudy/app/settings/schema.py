@@ -19,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from simudy.app.settings.fingerprint import config_hash
+from simudy.app.settings.unknown import refuse_unknown
 from simudy.errors import SimudyError
 from simudy.plain import misfit
 from simudy.ranges import (
@@ -62,6 +63,7 @@ class RecipeConfig:
     schedule: Any = (
         None  # factors on the learning rate, one per step, or a node that makes a schedule
     )
+    loss: Any = None  # of torch.nn, with a _target_; without one cross-entropy
 
 
 @dataclass
@@ -78,9 +80,8 @@ class PretrainConfig:
 class VictimConfig:
     """The victim beyond its recipe."""
 
-    mode: str = limited(
-        "eval", Literal["eval", "train"]
-    )  # eval: BatchNorm frozen, as in the paper; train: by batch statistics
+    # null: as the files prove, else eval
+    mode: str | None = limited(None, Literal["eval", "train"] | None)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
@@ -88,7 +89,7 @@ class VictimConfig:
 class DummyConfig:
     """What the outer loop moves (see ``simudy.attack.dummy``)."""
 
-    images: str = limited("pixels", Literal["pixels", "frequencies", "span"])
+    images: str = limited("auto", Literal["auto", "pixels", "frequencies", "span"])
     decay: float = number(1.5, NOT_NEGATIVE)
     start: Any = None
     labels: Any = "balanced"
@@ -126,6 +127,7 @@ class EvidenceConfig:
 
     initial: str | None = None
     final: str | None = None
+    part: str | None = None  # where in the files the weights lie, where several parts fit
     folder: str | None = None  # one that an earlier run wrote
     shape: list[int] | None = field(default=None, metadata={"hint": SHAPE})
     classes: int | None = number(None, CLASSES)
@@ -194,6 +196,7 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         SimudyError: a value is not among its choices, or a mandatory one is missing.
     """
     cfg = resolve_targets(cfg, overrides)
+    refuse_unknown(cfg, OmegaConf.structured(Config))
     check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
     missing = sorted(

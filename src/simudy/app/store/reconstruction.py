@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from simudy.app.store.run_directory import without_infinities
 from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
@@ -32,7 +33,7 @@ def write(path: Path, found: Reconstruction, facts: dict[str, Any]) -> None:
     learned = {f"learned.{name}": torch.tensor(value) for name, value in found.learned.items()}
     tensors = {"images": found.images, "labels": found.labels, **learned}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, metadata={"facts": json.dumps(facts)}))
+    write_atomically(path, save(plain, metadata={"facts": json.dumps(without_infinities(facts))}))
 
 
 def read(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -102,7 +103,17 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    text = json.dumps(without_infinities(content), indent=2, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def without_infinities(content: Any) -> Any:
+    """Plain data with null in place of NaN and infinity, which json does not know."""
+    if isinstance(content, dict):
+        return {k: without_infinities(v) for k, v in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_infinities(v) for v in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:

@@ -32,7 +32,8 @@ def finish(
     """Score, draw and write ``result.json`` last: where it is, everything is."""
     tensors, facts = reconstruction.read(folder.reconstruction)
     images = tensors["images"]
-    scored = _score(images, secret, cfg.seed) if secret else None
+    found = facts["objective"] is not None  # else they are the dummies as they began
+    scored = _score(images, secret, cfg.seed) if secret and found else None
     result = {"status": facts.pop("status"), **_figures(scored), **facts}
     _draw(cfg, images, secret, normalisation, scored, result, folder)
     write_json(folder.result, result)

@@ -16,14 +16,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from simudy.app.settings.factories import recipe
+from simudy.app.settings.check import locate
+from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
-from simudy.app.store.settings_file import named_in
-from simudy.attack.evidence import Evidence, evidence_from_weights, load_weights
+from simudy.attack.evidence import Evidence, evidence_from_weights
 from simudy.attack.facts import read_facts
+from simudy.attack.weights import load_weights
 from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import Splits
@@ -56,7 +57,8 @@ def read(cfg: DictConfig, folder: Path) -> Evidence:
     """Evidence as an earlier stage wrote it."""
     facts = read_facts(folder)
     module = build(cfg.model, "model", shape=facts["shape"], classes=facts["classes"])
-    return Evidence.load(folder, module.train(cfg.victim.mode == "train"), trusted=named_in(cfg))
+    locate(cfg.inner._target_, "inner")  # a rule of one's own, which the file may name then
+    return Evidence.load(folder, module)
 
 
 def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
@@ -82,7 +84,8 @@ def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evide
     """Train the victim by the recipe, after pretraining if asked to."""
     victim, normalisation, run = splits.victim, splits.normalisation, recipe(cfg)
     images, labels = normalisation.normalise(victim.images).to(device), victim.labels.to(device)
-    model, final = train(build_victim(cfg, splits, device), images, labels, run)
+    module = build_victim(cfg, splits, device)
+    model, final = train(module, images, labels, run, loss=loss(cfg))
     log.info("victim: trained on %d images for %d steps", len(victim), run.steps(len(victim)))
     facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
     return Evidence(
@@ -108,17 +111,13 @@ def load_files(cfg: DictConfig) -> Evidence:
             "evidence.initial and evidence.final come together: give weights of before and after"
         )
     shape, classes = _said(cfg, "shape"), _said(cfg, "classes")
-    module = build(cfg.model, "model", shape=shape, classes=classes).train(
-        cfg.victim.mode == "train"
-    )
-    facts = {
-        "shape": tuple(shape),
-        "classes": classes,
-        "n": said.n,
-        **_normalisation(said, shape[0]),
-    }
+    module = build(cfg.model, "model", shape=shape, classes=classes)
+    facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
     weights = (load_weights(user_path(path)) for path in (said.initial, said.final))
-    return evidence_from_weights(module, *weights, recipe=recipe(cfg), **facts)
+    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
+    return evidence_from_weights(
+        module, *weights, recipe=recipe(cfg), loss=loss(cfg), **told, **facts
+    )
 
 
 def _said(cfg: DictConfig, name: str) -> Any:

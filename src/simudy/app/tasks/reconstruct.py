@@ -87,6 +87,8 @@ def _build_problem(
     if fits is not method:
         problem = fits.problem(evidence, seed=cfg.seed)
     log.info(overview(evidence, problem, fits, device=device))
+    for finding in evidence.notes.get("findings", ()):
+        log.info("from the files: %s", finding)
     return fits, problem
 
 

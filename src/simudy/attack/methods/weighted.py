@@ -84,7 +84,9 @@ class Weighted:
             SimudyError: the number of images is unknown, or a setting does not fit the evidence.
         """
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
-        n = self.n or known_count(evidence, coordinates)
+        n = known_count(evidence, coordinates) if self.n is None else self.n
+        if n < 1:
+            raise SimudyError(f"attack.n={n}: give 1 or more, or null for what the evidence says")
         m, labels = max(1, round(self.dummies * n)), self.labels
         if isinstance(labels, Tensor) and len(labels) == n:
             labels = labels[torch.arange(m) % n]

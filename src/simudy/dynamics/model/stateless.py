@@ -52,6 +52,7 @@ class StatelessModel:
         self.module = copy.deepcopy(module)
         rewrite(self.module)
         fold_batchnorm(self.module)
+        self.given_criterion = criterion
         self.criterion = criterion or _cross_entropy
         held = {name: p.detach().clone() for name, p in module.named_parameters()}
         frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
@@ -83,7 +84,9 @@ class StatelessModel:
     def to(self, *args: Any, **kwargs: Any) -> StatelessModel:
         """A copy on another device or dtype, as ``nn.Module.to``."""
         module = copy.deepcopy(self.module).to(*args, **kwargs)
-        return StatelessModel(module, criterion=self.criterion)
+        move = getattr(self.given_criterion, "to", None)  # class weights go along
+        criterion = move(*args, **kwargs) if move else self.given_criterion
+        return StatelessModel(module, criterion=criterion)
 
     def _fresh_buffers(self) -> Params:
         # A module in train mode may write to its buffers (a counter, an average): let it write to a

@@ -19,6 +19,7 @@ from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD
+from simudy.dynamics.optim.rule import advance
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -138,4 +139,4 @@ def _epoch_starts(
         stopping.check()
         if step % per_epoch == 0:
             yield params
-        params, state = rule.update(grads(params, batch), state, params)
+        params, state = advance(rule, grads(params, batch), state, params)

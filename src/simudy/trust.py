@@ -37,7 +37,7 @@ def require_trusted(name: Any, where: str, key: str, *, named: Collection[str] =
     Raises:
         SimudyError: neither we nor the command line vouch for it.
     """
-    if name in named:
+    if isinstance(name, str) and name in named:
         return find(name)
     path = str(name)
     known = re.fullmatch(r"\w+(\.\w+)+", path) and path.startswith(PACKAGES)

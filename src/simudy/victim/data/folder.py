@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels
 from simudy.victim.data.select import Pool, split
 
+PIXELS = 2**26  # of a picture: beyond any camera
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
@@ -57,15 +59,43 @@ class Folder:
         """(c, h, w) pixels of one file."""
         from PIL import Image, ImageOps
 
-        try:
-            with Image.open(path) as file:
-                image = file.convert("L" if self.grey else "RGB")
-        except OSError as error:
-            raise SimudyError(f"cannot read '{path}' as a picture: replace or remove it") from error
+        image = decoded(path).convert("L" if self.grey else "RGB")
         if self.size is not None:
             image = ImageOps.fit(image, (self.size, self.size), method=Image.Resampling.BICUBIC)
         pixels = as_pixels(np.array(image))
         return pixels[None] if self.grey else pixels.permute(2, 0, 1)
+
+
+def decoded(path: Path) -> Any:
+    """A PIL picture of 8 bits a channel.
+
+    Raises:
+        SimudyError: the file is damaged, of another depth, or unpacks to too many pixels.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as file:
+            warnings.simplefilter("ignore")  # of large pictures: refused below
+            if (pixels := file.size[0] * file.size[1]) > PIXELS:
+                raise SimudyError(f"'{path}' unpacks to {pixels:,} pixels: replace or remove it")
+            file.load()
+            return _of_8_bits(file)
+    except SimudyError:
+        raise
+    except Exception as error:  # decoders raise what they like on bytes from anywhere
+        raise SimudyError(f"cannot read '{path}' as a picture: replace or remove it") from error
+
+
+def _of_8_bits(image: Any) -> Any:
+    """Pillow would clip 16 bits to white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray(((np.array(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}")
+    return image.copy()
 
 
 def catalogue(root: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:

@@ -117,7 +117,7 @@ def _optimizers(kind: str, module: nn.Module) -> Iterator[Any]:
     for i, values in enumerate(itertools.product(*options.values())):
         given = {"lr": 0.02, **dict(zip(options, values, strict=True))}
         if i % 3 == 0:
-            given["lr"] = torch.tensor(given["lr"])
+            given["lr"] = torch.tensor(given["lr"] if i % 2 else [given["lr"]])
         module.fixed.requires_grad_(i % 4 > 1)
         one = [p for name, p in module.named_parameters() if not name.startswith("even")]
         two = [p for name, p in module.named_parameters() if name.startswith("even")]

@@ -97,7 +97,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "centered": FLAG,
         "weight_decay": DECAY,
         "maximize": FLAG,
-        "eps": (1e-3,),
+        "eps": (1e-8, 1e-3),
     },
     "Adagrad": {
         "lr_decay": (0.0, 0.1),

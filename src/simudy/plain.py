@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simudy.ranges import Length, Range
+from simudy.ranges import MEASURED, Length, Range
 
 _LARGEST = 2**63  # of whole numbers: what a tensor can hold
 
@@ -45,7 +45,7 @@ def misfit(value: Any, hint: Any, where: str) -> str | None:
             isinstance(value, bool) and origin is not bool
         ):
             return wrong
-        numeric = origin in (int, float)
+        numeric = origin in (int, float) and MEASURED not in limits
         ok = not numeric or (is_finite(value) and all(value in limit for limit in limits))
         return None if ok else wrong
     if typing.is_typeddict(origin):

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
 from simudy.app.settings.start import load_start
 from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
-from simudy.attack.methods.problem import Method
+from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import fitting_gradient
-from simudy.attack.search import Outer
+from simudy.attack.search import Outer, Search
 from simudy.dynamics.gradient import Gradient
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
@@ -60,6 +62,30 @@ def outer(cfg: DictConfig) -> Outer:
     numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
     lrs = numbers.pop("lrs") or {}
     return Outer(**numbers, lrs=lrs, **made)
+
+
+def new_search(cfg: DictConfig, problem: Problem) -> Search:
+    """The outer loop over a problem, before its first step.
+
+    Raises:
+        SimudyError: torch's optimizer or schedule refuses its options.
+    """
+    loop = outer(cfg)
+    try:
+        search = Search(problem, loop)
+    except SimudyError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())
+        raise SimudyError(f"outer.optimizer or outer.schedule: {reason}: set other ones") from error
+    if not isinstance(search.optimizer, Optimizer):
+        raise SimudyError("outer.optimizer makes no torch optimizer: set outer.optimizer._target_")
+    if isinstance(search.scheduler, ReduceLROnPlateau) or not hasattr(search.scheduler, "step"):
+        raise SimudyError(
+            "outer.schedule must step without being told a loss: set another "
+            "outer.schedule._target_"
+        )
+    return search
 
 
 def _shared(

@@ -197,7 +197,7 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """
     cfg = resolve_targets(cfg, overrides)
     refuse_unknown(cfg, OmegaConf.structured(Config))
-    _check(cfg, Config)
+    check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
     missing = sorted(
         key for key in OmegaConf.missing_keys(cfg) if not (given and key.startswith("data."))
@@ -207,8 +207,12 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     return cfg
 
 
-def _check(cfg: DictConfig, schema: type, where: str = "") -> None:
-    """Every setting that is typed here, against its type and its limits."""
+def check_typed(cfg: DictConfig, schema: type, where: str = "") -> None:
+    """Every setting that is typed here, against its type and its limits.
+
+    Raises:
+        SimudyError: one does not fit.
+    """
     for known, hint in settings_of(schema).items():
         if known not in cfg:
             raise SimudyError(f"{where}{known} was taken away: leave ~{where}{known} out")
@@ -216,7 +220,7 @@ def _check(cfg: DictConfig, schema: type, where: str = "") -> None:
             continue
         value = cfg[known]
         if dataclasses.is_dataclass(hint):
-            _check(value, hint, f"{where}{known}.")  # type: ignore[arg-type]
+            check_typed(value, hint, f"{where}{known}.")  # type: ignore[arg-type]
             continue
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if wrong := misfit(plain, hint, f"{where}{known}"):

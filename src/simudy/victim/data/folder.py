@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.files import user_path
 from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels
@@ -43,7 +44,7 @@ class Folder:
         """Images (n, 3 or 1, h, w). SimudyError for a missing folder, a broken picture, sizes that
         differ.
         """
-        classes, paths, labels = catalogue(Path(self.root).expanduser())
+        classes, paths, labels = catalogue(user_path(self.root))
 
         def read(indices: Tensor) -> Tensor:
             return stack([self.picture(paths[i]) for i in indices.tolist()])

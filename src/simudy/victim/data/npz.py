@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from simudy.errors import SimudyError
+from simudy.files import user_path
 from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
@@ -37,7 +38,7 @@ class Npz:
         """Images (n, c, h, w). SimudyError for a missing or unreadable file, or arrays unlike the
         above.
         """
-        images, labels = read_arrays(Path(self.path).expanduser())
+        images, labels = read_arrays(user_path(self.path))
         pixels, numbers = (
             channels_first(as_pixels(images)),
             torch.from_numpy(labels.astype(np.int64)),

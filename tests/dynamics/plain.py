@@ -149,8 +149,9 @@ def again(case: Case, module: nn.Module, optimizer: Any, given: dict) -> tuple[n
     """Copies that may be trained: the optimizer has the fields ``given``, and the state it had."""
     module = copy.deepcopy(module)
     fresh = optimizer_of(case, module, given)
-    held = copy.deepcopy(optimizer.state_dict()["state"])  # load_state_dict would share it
-    fresh.load_state_dict({**fresh.state_dict(), "state": held})
+    if case.live:
+        held = copy.deepcopy(optimizer.state_dict()["state"])  # load_state_dict would share it
+        fresh.load_state_dict({**fresh.state_dict(), "state": held})
     return module, fresh
 
 

@@ -97,10 +97,10 @@ class Problem:
             return end, *self._backward(self.outcome(end), at)
         if self.case.vmap == "inside":  # autograd over vmap
             at = [x.clone().requires_grad_() for x in self.at]
-            both = torch.func.vmap(self.ours)([torch.stack([x, x + 0.1]) for x in at])
+            both = torch.func.vmap(self.ours)(self.doubled(at))
             end = {n: p[0] for n, p in both.items()}
             return end, *self._backward(self.outcome(end), at)
-        both = torch.func.vmap(self._functional)([torch.stack([x, x + 0.1]) for x in self.at])
+        both = torch.func.vmap(self._functional)(self.doubled(self.at))
         return {n: p[0] for n, p in both[0].items()}, both[1][0], both[2][0]
 
     def slope(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -109,6 +109,10 @@ class Problem:
         value = self.outcome(self.ours(at, adjoint=Direct(), gradient=Reverse()))
         grads = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
         return _dot(grads, self.along)
+
+    def doubled(self, at: Sequence[Tensor]) -> list[Tensor]:
+        """These inputs, and others beside them."""
+        return [torch.stack([x, x + 0.2 * d]) for x, d in zip(at, self.along, strict=True)]
 
     def moved(self, step: float) -> list[Tensor]:
         return [x + step * d for x, d in zip(self.at, self.along, strict=True)]

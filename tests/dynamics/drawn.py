@@ -320,9 +320,9 @@ def batches(case: Case) -> list[list[Tensor]]:
 
 
 def gradients(rule: str, wrapped: Sequence[str], live: int) -> list[Gradient]:
-    modes: list[Gradient] = [Reverse(), Mixed()] * 3 + [Traced()]  # which records for a second
+    modes: list[Gradient] = [Reverse(), Mixed()] * 4 + [Traced()]  # which records for a second
     if rule == "SGD" and not live and not {"by value", "adaptively"} & set(wrapped):
-        modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()] * 4
+        modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()] * 7
     return modes
 
 

@@ -69,6 +69,7 @@ FRACTION = Range(0, 1)
 DECAY = Range(0, 1, below=True)  # of a running mean: at 1 nothing new would ever count
 COUNT = Range(1, 10**9)
 NUMBER_OF = Range(0, 10**9)
+DUMMIES = Range(1, 10**6)  # to reconstruct at once
 SEED = Range(0, 2**63 - 1)  # what torch's generators take
 SIDE = Range(1, 4096)  # pixels along a picture
 WIDTH, DEPTH = Range(1, 10**6), Range(0, 1000)  # of a network

@@ -71,7 +71,7 @@ def run_cli(argv: Sequence[str]) -> int:
     except Exception as error:
         if debugging():
             raise
-        refused.append(one_line(error))
+        refused.append(one_line(error, foreseen=(Exception,)))  # of Hydra: a job notes its own
     for line in refused:
         streams.say(f"simudy: error: {line}")
     failed = failures()

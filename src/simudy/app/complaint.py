@@ -31,11 +31,16 @@ _OF_SYSTEM = {
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
     errno.ELOOP: "its links lead in a circle: mend them",
 }
+_RAN_AWAY = ("LinAlgError", "_LinAlgError")  # torch's, without importing it
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "invalid buffer size", "allocat")
 
 
-def one_line(error: BaseException) -> str:
-    """What is wrong and what to do about it; of what nobody foresaw, its name and how to see more."""
+def one_line(error: BaseException, *, foreseen: tuple[type[Exception], ...] = FORESEEN) -> str:
+    """What is wrong and what to do about it; of what nobody foresaw, its name and how to see more.
+
+    Args:
+        foreseen: exceptions whose own words will do.
+    """
     for link in _chain(error):
         if isinstance(link, SimudyError):
             return on_one_line(str(link))
@@ -52,7 +57,9 @@ def one_line(error: BaseException) -> str:
         return f"{cause.full_key}: {reason}" if cause.full_key else reason
     if isinstance(error, UnicodeError):
         return on_one_line(f"not in UTF-8 ({error}): write the text in UTF-8")
-    if isinstance(error, FORESEEN):
+    if type(error).__name__ in _RAN_AWAY:
+        return "numbers grew beyond what can be computed: use smaller step sizes, decays or weights"
+    if isinstance(error, foreseen):
         return on_one_line(str(error).split("Config search path:")[0])
     kind = on_one_line(f"{type(error).__name__}: {error}")
     return f"{kind} (not foreseen: SIMUDY_DEBUG=1 shows where; please report it)"

@@ -10,7 +10,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
@@ -37,6 +36,8 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
     except RuntimeError as error:
         raise SimudyError(f"device={name}: choose from auto, cpu, cuda") from error
+    if found.type not in ("cpu", "cuda"):
+        raise SimudyError(f"device={name}: choose from auto, cpu, cuda")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise SimudyError(f"device={name}, but there is no usable GPU: set device=cpu")
     return found
@@ -72,6 +73,7 @@ def new_search(cfg: DictConfig, problem: Problem) -> Search:
     """
     loop = outer(cfg)
     try:
+        _rehearse(loop)
         search = Search(problem, loop)
     except SimudyError:
         raise
@@ -80,12 +82,19 @@ def new_search(cfg: DictConfig, problem: Problem) -> Search:
         raise SimudyError(f"outer.optimizer or outer.schedule: {reason}: set other ones") from error
     if not isinstance(search.optimizer, Optimizer):
         raise SimudyError("outer.optimizer makes no torch optimizer: set outer.optimizer._target_")
-    if isinstance(search.scheduler, ReduceLROnPlateau) or not hasattr(search.scheduler, "step"):
-        raise SimudyError(
-            "outer.schedule must step without being told a loss: set another "
-            "outer.schedule._target_"
-        )
     return search
+
+
+def _rehearse(loop: Outer) -> None:
+    """Two steps on a number of no account: what torch refuses it refuses here, not in the end."""
+    leaf = torch.zeros((), requires_grad=True)
+    optimizer = loop.optimizer([leaf], lr=loop.lr)
+    schedule = loop.schedule(optimizer) if loop.schedule else None
+    for _ in range(2):
+        leaf.grad = torch.ones(())
+        optimizer.step(lambda: leaf.detach())  # type: ignore[arg-type]
+        if schedule is not None:
+            schedule.step()
 
 
 def _shared(
@@ -200,9 +209,11 @@ def _guessed_rule(known: Rule, said: Mapping[str, Any]) -> Rule:
 
 def _said(cfg: DictConfig, key: str) -> dict[str, Any]:
     node = OmegaConf.select(cfg, key)
-    return (
-        drop_nulls(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else {}
-    )
+    if node is None:
+        return {}
+    if not OmegaConf.is_dict(node):
+        raise SimudyError(f"{key}={node}: give its fields, as in {key}.…=…, or null")
+    return drop_nulls(OmegaConf.to_container(node, resolve=True))
 
 
 def _schedule(said: Any) -> Schedule | None:

@@ -4,6 +4,7 @@ person's files.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -19,7 +20,7 @@ from torch import nn
 from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
-from simudy.app.settings.instantiate import build, build_partial, drop_nulls
+from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence, evidence_from_weights
@@ -57,7 +58,9 @@ def read(cfg: DictConfig, folder: Path) -> Evidence:
     """Evidence as an earlier stage wrote it."""
     facts = read_facts(folder)
     module = build(cfg.model, "model", shape=facts["shape"], classes=facts["classes"])
-    locate(cfg.inner._target_, "inner")  # a rule of one's own, which the file may name then
+    locate(
+        fields_of(cfg.inner, "inner")["_target_"], "inner"
+    )  # a rule of one's own, which the file may name then
     return Evidence.load(folder, module)
 
 
@@ -146,7 +149,26 @@ def _normalisation(said: DictConfig, channels: int) -> dict[str, tuple[float, ..
 def _new_module(cfg: DictConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        return build(cfg.model, "model", shape=shape, classes=classes)
+        module = build(cfg.model, "model", shape=shape, classes=classes)
+        _require_fit(module, shape, classes)
+    return module
+
+
+def _require_fit(module: Any, shape: tuple[int, ...], classes: int) -> None:
+    """Whether a model takes the images and tells the classes apart."""
+    if not isinstance(module, nn.Module):
+        raise SimudyError(f"model makes a {type(module).__name__}: set model._target_ to a network")
+    try:
+        with torch.no_grad():
+            logits = copy.deepcopy(module).eval()(torch.zeros(2, *shape))
+    except Exception as error:  # a network of one's own raises what it likes
+        reason = " ".join(str(error).split())[:200]
+        raise SimudyError(
+            f"the model does not take images of {tuple(shape)} ({reason}): set model.shape and its "
+            "other sizes, or data.size"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or len(logits) != 2 or logits.shape[-1] < classes:
+        raise SimudyError(f"the model does not tell {classes} classes apart: set model.classes")
 
 
 def _pretrain(cfg: DictConfig, module: nn.Module, splits: Splits, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels
 from simudy.victim.data.select import Pool, split
 
+OTHERS = 50_000  # files and folders beside pictures
 PIXELS = 2**26  # of a picture: beyond any camera
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
@@ -109,7 +111,11 @@ def catalogue(root: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
         raise SimudyError(
             f"no class folders in '{root}': set data.root to a folder with one sub-folder per class"
         )
-    found = [(path, label) for label, folder in enumerate(folders) for path in pictures(folder)]
+    found = [
+        (path, label)
+        for label, folder in enumerate(folders)
+        for path in pictures(folder, root=root)
+    ]
     if not found:
         raise SimudyError(
             f"no pictures under '{root}': data.root takes {', '.join(sorted(SUFFIXES))}"
@@ -121,8 +127,23 @@ def catalogue(root: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
     )
 
 
-def pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def pictures(folder: Path, *, root: Path) -> list[Path]:
+    """The pictures below a folder, by name.
+
+    Raises:
+        SimudyError: next to none of very many files is a picture: someone's whole disk, say.
+    """
+    found, others = [], 0
+    for at, _, names in os.walk(folder):
+        here = [Path(at, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+        found += [path for path in here if path.is_file()]
+        others += 1 + len(names) - len(here)
+        if others > OTHERS and others > 10 * len(found):
+            raise SimudyError(
+                f"'{root}' holds more than {OTHERS:,} files that are no pictures: set data.root to "
+                "a folder with one sub-folder per class"
+            )
+    return sorted(found)
 
 
 def stack(images: list[Tensor]) -> Tensor:

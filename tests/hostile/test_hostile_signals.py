@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_environment import MAIN
+from test_hostile_environment import MAIN
 from verdict import TINY, environment
 
 LONG = ("outer.iterations=40", "intervals.checkpoint=0", "recipe.epochs=20")

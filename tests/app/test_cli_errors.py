@@ -202,7 +202,7 @@ def test_nothing_to_score(cli):
         ("attack.n=0", "attack.n=0: give a whole number, from 1 to"),
         ("attack.n=-3", "attack.n=-3: give a whole number, from 1 to"),
         ("dummy.learn=[lr,lr]", "dummy.learn names 'lr' more than once"),
-        ("gradient.layers=foo", "gradient.layers=foo: give auto or all"),
+        ("gradient=factored gradient.layers=foo", "gradient.layers=foo: give auto or all"),
         ("recipe.loss._target_=torch.nn.MSELos", "recipe.loss._target_=torch.nn.MSELos: cannot"),
         (
             "+inner.momentun=0.5",
@@ -212,7 +212,7 @@ def test_nothing_to_score(cli):
     ],
 )
 def test_a_setting_that_nobody_reads(cli, override, words):
-    assert words in cli(override, "hydra.run.dir=run").error
+    assert words in cli(*override.split(), "hydra.run.dir=run").error
 
 
 def test_no_hint_recommends_what_is_refused(cli):

@@ -63,6 +63,12 @@ class RecipeConfig:
     schedule: Any = (
         None  # factors on the learning rate, one per step, or a node that makes a schedule
     )
+    scheduler: Any = None  # of torch.optim.lr_scheduler, with a _target_
+    scheduler_per: str = limited("epoch", Literal["epoch", "step"])  # when it is stepped
+    order: Any = None  # torch, torch_global, or a file of indices; null: as shuffle says
+    seed: int | None = number(None, SEED)  # of the order; null: the run's seed
+    drop_last: bool = False
+    accumulate: int = number(1, COUNT)  # batches per step of the optimizer
     loss: Any = None  # of torch.nn, with a _target_; without one cross-entropy
 
 

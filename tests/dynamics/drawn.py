@@ -36,6 +36,9 @@ class Case:
     on: frozenset[str]  # fields of the rule, see FIELDS
     learned: bool
     wrapped: tuple[str, ...]
+    live: int  # steps that torch took before; then the rule is ``from_torch``'s
+    scheduled: bool
+    penalty: bool
     adjoint: Direct | Recompute
     gradient: Gradient
     sizes: tuple[int, ...]
@@ -181,6 +184,9 @@ def network(case: Case) -> Network:
             layer.running_mean.normal_(0, 0.3)
             layer.running_var.uniform_(0.5, 1.5)
     parameters = [*module.body.parameters(), *module.heads.parameters()]
+    for p in parameters:  # zero is where √(g²) has its kink, if weight decay is all that is felt
+        if not p.any():
+            nn.init.normal_(p, std=0.3)
     for i in case.frozen:
         parameters[i % len(parameters)].requires_grad_(False)
     return module
@@ -233,6 +239,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "Adadelta": {"rho": (0.5, 0.95), **EPS, "weight_decay": DECAY},
     "Lion": {**BETAS, "weight_decay": DECAY},
+    "Muon": {"momentum": (0.5, 0.95), "weight_decay": DECAY, "nesterov": True},
 }
 RATES = {"SGD": (0.05, 0.4), "Adadelta": (0.5, 2.0)}
 
@@ -246,16 +253,27 @@ def options(case: Case) -> dict[str, Any]:
         number = True if bounds is True else rng.uniform(*bounds)
         if name in case.on or name == "eps":
             found[name] = number
-    if found.get("nesterov"):  # torch's own condition
+    if case.rule == "SGD" and found.get("nesterov"):  # torch's own condition
         found["momentum"] = found.get("momentum", 0.5)
         found.pop("dampening", None)
     return found
 
 
-def wrap(case: Case, rule: Any, slow: Any) -> Any:
-    """The rule of a simulation: ``rule``, or ``slow`` for biases, inside of what is wrapped."""
-    if "groups" in case.wrapped:
-        rule = ours.Groups({"*bias": slow, "unused*": None, "*": rule})
+def native(case: Case, given: dict[str, Any]) -> Any:
+    """The rule with fields ``given``; a slower one for biases where there are groups."""
+    more = {"others": ours.SGD(0.1, weight_decay=0.1)} if case.rule == "Muon" else {}
+    fast, slow = (
+        getattr(ours, case.rule)(**{**given, **more, "lr": factor * given["lr"]})
+        for factor in (1.0, 0.5)
+    )
+    groups = {"*bias": slow, "unused*": None, "*": fast}
+    return ours.Groups(groups) if "groups" in case.wrapped else fast
+
+
+def wrap(case: Case, rule: Any) -> Any:
+    """``rule`` inside of what it is wrapped in."""
+    if "adaptively" in case.wrapped:
+        rule = ours.ClippedAdaptively(rule, ratio=RATIO)
     if "clipped" in case.wrapped:
         rule = ours.Clipped(rule, max_norm=CLIP)
     if "by value" in case.wrapped:
@@ -267,8 +285,14 @@ def wrap(case: Case, rule: Any, slow: Any) -> Any:
     return rule
 
 
-CLIP, CLIP_VALUE, EMA = 0.3, 0.05, 0.7
-WRAPPERS = ("groups", "clipped", "by value", "accumulated", "averaged")
+CLIP, CLIP_VALUE, RATIO, EMA, PENALTY = 0.3, 0.05, 0.3, 0.7, 0.05
+WRAPPERS = ("groups", "adaptively", "clipped", "by value", "accumulated", "averaged")
+
+
+def rates(case: Case) -> list[float]:
+    """The factor on the learning rate at each step."""
+    steps = len(case.sizes) * case.epochs
+    return [1 / (1 + 0.3 * t) if case.scheduled else 1.0 for t in range(steps)]
 
 
 # Batches
@@ -295,9 +319,9 @@ def batches(case: Case) -> list[list[Tensor]]:
 # Draws
 
 
-def gradients(rule: str, wrapped: Sequence[str]) -> list[Gradient]:
+def gradients(rule: str, wrapped: Sequence[str], live: int) -> list[Gradient]:
     modes: list[Gradient] = [Reverse(), Mixed()] * 3 + [Traced()]  # which records for a second
-    if rule == "SGD" and "by value" not in wrapped:
+    if rule == "SGD" and not live and not {"by value", "adaptively"} & set(wrapped):
         modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()] * 2
     return modes
 
@@ -309,6 +333,7 @@ def cases(draw: Any) -> Case:
     kind = one_of("rows", "rows", "images", "tokens")
     rule = one_of(*FIELDS)
     wrapped = tuple(w for w in WRAPPERS if draw(st.integers(0, 3)) == 0)
+    live = 0 if rule in ("Lion", "Muon") else one_of(0, 0, 0, 1, 3)
     return Case(
         kind=kind,
         body=tuple(draw(st.lists(st.sampled_from(list(BODIES[kind])), min_size=1, max_size=2))),
@@ -317,10 +342,13 @@ def cases(draw: Any) -> Case:
         frozen=tuple(draw(st.lists(st.integers(0, 20), max_size=2))),
         rule=rule,
         on=draw(st.frozensets(st.sampled_from(list(FIELDS[rule])))),
-        learned=draw(st.booleans()),
+        learned=draw(st.booleans()) and not live,
         wrapped=wrapped,
+        live=live,
+        scheduled=one_of(False, False, True),
+        penalty=one_of(False, False, False, True),
         adjoint=one_of(Direct(), Recompute(every=1), Recompute(every=2)),
-        gradient=one_of(*gradients(rule, wrapped)),
+        gradient=one_of(*gradients(rule, wrapped, live)),
         sizes=tuple(draw(st.lists(st.integers(2, 5), min_size=1, max_size=3))),
         epochs=one_of(1, 2),
         labels=one_of("hard", "soft"),

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from simudy import StatelessModel, simulate
+from simudy import Recipe, StatelessModel, simulate
+from simudy.attack.serial import from_plain, to_plain
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Recompute
 from simudy.dynamics.gradient import Factored, Mixed
@@ -320,3 +321,9 @@ def test_a_start_is_no_gradient_met():
 def test_a_start_that_does_not_fit_is_refused(act, message):
     with pytest.raises(SimudyError, match=message):
         act()
+
+
+def test_a_start_is_not_written_to_json():
+    assert from_plain(to_plain(Started(SGD(0.5)))) == Started(SGD(0.5))
+    with pytest.raises(SimudyError, match="keep this evidence in memory"):
+        to_plain(Recipe(optimizer=Started(SGD(0.5, 0.9), {"w": torch.ones(2)})))

@@ -18,6 +18,7 @@ from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD
+from simudy.dynamics.optim.rule import advance
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -136,4 +137,4 @@ def _epoch_starts(
     for step, (batch, rule) in enumerate(zip(recipe.collate(images, labels), rules, strict=True)):
         if step % per_epoch == 0:
             yield params
-        params, state = rule.update(grads(params, batch), state, params)
+        params, state = advance(rule, grads(params, batch), state, params)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-import simudy.dynamics.optim  # noqa: F401  (its classes may be named)
 from simudy.dynamics.model.criterion import PerSample
+from simudy.dynamics.optim import Started
 from simudy.dynamics.optim.rule import Rule
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
@@ -35,6 +35,11 @@ def to_plain(value: Any) -> Any:
     Raises:
         SimudyError: a value has no plain form (a function, say).
     """
+    if isinstance(value, Started) and value.states:
+        raise SimudyError(
+            "cannot write the moments that Started begins with to json: keep this evidence in "
+            "memory, or give its recipe the rule without them (.rule)"
+        )
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"_target_": _path(type(value)), **fields}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,9 @@ from simudy.dynamics.optim import Rule
 from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
+from simudy.ranges import DUMMIES
 
+_COPIES = 8  # variables, gradient, two moments, best, mean, before, and one at work
 LABELS = ("balanced", "learned", "given")
 
 
@@ -97,6 +101,7 @@ def new_dummy(
     n = known_count(evidence, space) if n is None else n
     if n < 1:
         raise SimudyError(f"attack.n={n}: give 1 or more, or null for as many as the evidence says")
+    _require_memory(n, space.shape)
     if repeated := sorted({name for name in learn if learn.count(name) > 1}):
         raise SimudyError(f"dummy.learn names {repeated[0]!r} more than once: name each once")
     weight = next(iter(evidence.initial.values()))
@@ -116,6 +121,17 @@ def new_dummy(
         logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
         coordinates=space,
     )
+
+
+def _require_memory(n: int, shape: tuple[int, ...]) -> None:
+    """Whether this machine holds the dummies, their gradient and what the outer optimizer keeps."""
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    takes = _COPIES * 4 * n * math.prod(shape)
+    if n not in DUMMIES or takes > has:
+        raise SimudyError(
+            f"{n:,} dummies take about {takes / 2**30:,.1f} GiB, and this machine has "
+            f"{has / 2**30:,.1f}: set a smaller attack.n or attack.dummies"
+        )
 
 
 def known_count(evidence: Evidence, coordinates: Coordinates) -> int:

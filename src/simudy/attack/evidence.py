@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from simudy.attack.facts import read_facts
 from simudy.attack.findings import apply_modes, find, require_steps
-from simudy.attack.serial import from_plain, to_plain
+from simudy.attack.serial import from_plain, read_recipe, to_plain
 from simudy.attack.weights import load_weights, weights_of
 from simudy.dynamics import tree
 from simudy.dynamics.model import StatelessModel
@@ -122,12 +123,12 @@ class Evidence:
         """
         folder, module = Path(folder), copy.deepcopy(module)
         module.load_state_dict(load_weights(folder / "buffers.safetensors"), strict=False)
-        facts = json.loads(_read(folder / "evidence.json"))
+        facts = read_facts(folder)
         _set_modes(module, facts.pop("training"), facts.pop("frozen"))
-        facts |= {k: tuple(facts[k]) for k in ("shape", "mean", "std")}
         path = folder / "moments.safetensors"
         moments = load_weights(path) if path.exists() else {}
-        recipe, criterion = (from_plain(facts.pop(k), moments) for k in ("recipe", "criterion"))
+        recipe = read_recipe(facts.pop("recipe"), moments)
+        criterion = from_plain(facts.pop("criterion"))
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
         model = StatelessModel(module, criterion=criterion)
         return cls(model.to(_dtype(module)), recipe=recipe, **weights, **facts)
@@ -209,14 +210,6 @@ def _without_frozen(what: str, weights: Params, model: StatelessModel) -> Params
                 "requires_grad=True if it was trained, or give the files of one run"
             )
     return {name: tensor for name, tensor in weights.items() if name not in model.buffers}
-
-
-def _read(path: Path) -> str:
-    if not path.exists():
-        raise SimudyError(
-            f"no {path.name} in {path.parent}: give a folder that `simudy task=victim` wrote"
-        )
-    return path.read_text()
 
 
 def _require_same_names_and_shapes(what: str, weights: Params, expected: Params) -> None:

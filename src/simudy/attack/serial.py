@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from simudy.dynamics.optim import Started
 from simudy.dynamics.optim.rule import Rule
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
+from simudy.plain import misfit
 
 _TORCH = {
     "torch.nn.modules.loss": nn.modules.loss._Loss,
@@ -110,10 +111,33 @@ def from_plain(value: Any, aside: Mapping[str, Tensor] | None = None) -> Any:
             k: torch.tensor(v, dtype=torch.float32) if isinstance(v, list) else v
             for k, v in fields.items()
         }
+    _require_fitting(made, fields)
     try:
         return partial(made, **fields) if value.get("_partial_") else made(**fields)
     except TypeError as error:
         raise SimudyError(f"{value['_target_']} cannot be read back ({error})") from error
+
+
+def read_recipe(value: Any, aside: Mapping[str, Tensor] | None = None) -> Recipe:
+    """A recipe out of plain data, and the moments it begins with.
+
+    Raises:
+        SimudyError: the data makes something else, or see ``from_plain``.
+    """
+    found = from_plain(value, aside)
+    if not isinstance(found, Recipe) or not isinstance(found.optimizer, Rule):
+        raise SimudyError("evidence.json: recipe is none: give a folder that simudy wrote")
+    return found
+
+
+def _require_fitting(made: type, fields: dict[str, Any]) -> None:
+    """Numbers within the ranges that the class declares."""
+    if not dataclasses.is_dataclass(made):
+        return
+    hints = get_type_hints(made, include_extras=True)
+    for name, value in fields.items():
+        if isinstance(value, (int, float)) and (wrong := misfit(value, hints.get(name), name)):
+            raise SimudyError(f"evidence.json: {wrong}")
 
 
 def _allowed(path: Any) -> type:

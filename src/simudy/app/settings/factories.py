@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
@@ -16,9 +17,9 @@ from simudy.app.settings.order import load_order
 from simudy.app.settings.start import load_start
 from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
-from simudy.attack.methods.problem import Method
+from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import fitting_gradient
-from simudy.attack.search import Outer
+from simudy.attack.search import Outer, Search
 from simudy.dynamics.gradient import Gradient
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
@@ -36,6 +37,8 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
     except RuntimeError as error:
         raise SimudyError(f"device={name}: choose from auto, cpu, cuda") from error
+    if found.type not in ("cpu", "cuda"):
+        raise SimudyError(f"device={name}: choose from auto, cpu, cuda")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise SimudyError(f"device={name}, but there is no usable GPU: set device=cpu")
     return found
@@ -61,6 +64,38 @@ def outer(cfg: DictConfig) -> Outer:
     numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
     lrs = numbers.pop("lrs") or {}
     return Outer(**numbers, lrs=lrs, **made)
+
+
+def new_search(cfg: DictConfig, problem: Problem) -> Search:
+    """The outer loop over a problem, before its first step.
+
+    Raises:
+        SimudyError: torch's optimizer or schedule refuses its options.
+    """
+    loop = outer(cfg)
+    try:
+        _rehearse(loop)
+        search = Search(problem, loop)
+    except SimudyError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())
+        raise SimudyError(f"outer.optimizer or outer.schedule: {reason}: set other ones") from error
+    if not isinstance(search.optimizer, Optimizer):
+        raise SimudyError("outer.optimizer makes no torch optimizer: set outer.optimizer._target_")
+    return search
+
+
+def _rehearse(loop: Outer) -> None:
+    """Two steps on a number of no account: what torch refuses it refuses here, not in the end."""
+    leaf = torch.zeros((), requires_grad=True)
+    optimizer = loop.optimizer([leaf], lr=loop.lr)
+    schedule = loop.schedule(optimizer) if loop.schedule else None
+    for _ in range(2):
+        leaf.grad = torch.ones(())
+        optimizer.step(lambda: leaf.detach())  # type: ignore[arg-type]
+        if schedule is not None:
+            schedule.step()
 
 
 def _shared(
@@ -186,9 +221,11 @@ def _guessed_rule(known: Rule, said: Mapping[str, Any]) -> Rule:
 
 def _said(cfg: DictConfig, key: str) -> dict[str, Any]:
     node = OmegaConf.select(cfg, key)
-    return (
-        drop_nulls(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else {}
-    )
+    if node is None:
+        return {}
+    if not OmegaConf.is_dict(node):
+        raise SimudyError(f"{key}={node}: give its fields, as in {key}.…=…, or null")
+    return drop_nulls(OmegaConf.to_container(node, resolve=True))
 
 
 def _schedule(said: Any, where: str) -> Schedule | None:

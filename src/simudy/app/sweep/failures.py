@@ -15,7 +15,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from simudy.files import write_atomically
+from simudy.app.signals import only_launching
+from simudy.errors import SimudyError
+from simudy.files import read_text, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +33,13 @@ class Failures(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.began = time.time()
         _found.clear()
+        launcher = str(config.hydra.launcher.get("_target_", ""))
+        only_launching(not launcher.endswith("BasicLauncher"))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         notes = sorted(Path(config.hydra.sweep.dir).glob(f"*/{FAILED}"))
         _found.extend(
-            f"{note.parent}: {note.read_text()}"
-            for note in notes
-            if note.stat().st_mtime >= self.began
+            f"{note.parent}: {reason(note)}" for note in notes if note.stat().st_mtime >= self.began
         )
         for line in _found:
             log.error("failed: %s", line)
@@ -49,6 +51,14 @@ def failures() -> list[str]:
     found = list(_found)
     _found.clear()
     return found
+
+
+def reason(note: Path) -> str:
+    """What ``save_failure`` wrote, as far as it can be read."""
+    try:
+        return " ".join(read_text(note, "remove it").split())[:500]
+    except SimudyError as error:
+        return str(error)
 
 
 def save_failure(root: Path, reason: str) -> None:

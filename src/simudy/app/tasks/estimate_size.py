@@ -37,7 +37,7 @@ def size(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
             "task": "size",
             "dummy": {"start": None},
         }  # where the dummies began does not matter any more
-        cfg = OmegaConf.merge(folder.settings(), found_here)  # type: ignore[assignment]
+        cfg = OmegaConf.merge(folder.settings(cfg), found_here)  # type: ignore[assignment]
     else:
         folder.claim(cfg)
     device = factories.device(cfg.device)

@@ -26,7 +26,7 @@ from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.search import Reconstruction, Search
+from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ def attack(
     evidence = evidence.to(device)
     _, problem = _build_problem(cfg, evidence, secret, device)
     set_precision(cfg.precision, problem)
-    search = Search(problem, factories.outer(cfg))
+    search = factories.new_search(cfg, problem)
     watch = Watch(folder.checkpoint, cfg.intervals, search.outer.iterations)
-    if (resume := watch.resume()) is not None:
-        search.load_state_dict(resume)
+    if not watch.resume(search):  # it may be half loaded
+        search = factories.new_search(cfg, problem)
     with watch.at_work():
         found = search.run(on_step=watch)
     watch.save()
@@ -70,7 +70,7 @@ def take_one_step(
         method = dataclasses.replace(
             method, recipe=dataclasses.replace(known, epochs=1, schedule=None)
         )  # type: ignore
-    search = Search(method.problem(evidence, seed=cfg.seed), factories.outer(cfg))
+    search = factories.new_search(cfg, method.problem(evidence, seed=cfg.seed))
     search.step()
     log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
 

@@ -89,7 +89,8 @@ class Evidence:
         move = {
             k: {n: t.to(device) for n, t in getattr(self, k).items()} for k in ("initial", "final")
         }
-        return dataclasses.replace(self, model=self.model.to(device), **move)
+        recipe = tree.rebuild(self.recipe, [t.to(device) for t in tree.leaves(self.recipe)])
+        return dataclasses.replace(self, model=self.model.to(device), recipe=recipe, **move)
 
     def save(self, folder: str | Path) -> None:
         """Write ``initial``, ``final`` and ``buffers`` (safetensors) and ``evidence.json``."""
@@ -100,17 +101,16 @@ class Evidence:
             ("final", self.final),
             ("buffers", self.model.buffers),
         ):
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in weights.items()},
-                folder / f"{name}.safetensors",
-            )
+            save_file(_plain(weights), folder / f"{name}.safetensors")
         facts = {
             **{k: getattr(self, k) for k in _FACTS},
-            "recipe": to_plain(self.recipe),
+            "recipe": to_plain(self.recipe, moments := {}),
             "criterion": to_plain(self.model.given_criterion),
             "training": [k for k, layer in self.model.module.named_modules() if layer.training],
             "frozen": [k for k, p in self.model.module.named_parameters() if not p.requires_grad],
         }
+        if moments:
+            save_file(_plain(moments), folder / "moments.safetensors")
         (folder / "evidence.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
@@ -125,7 +125,10 @@ class Evidence:
         module.load_state_dict(load_weights(folder / "buffers.safetensors"), strict=False)
         facts = read_facts(folder)
         _set_modes(module, facts.pop("training"), facts.pop("frozen"))
-        recipe, criterion = read_recipe(facts.pop("recipe")), from_plain(facts.pop("criterion"))
+        path = folder / "moments.safetensors"
+        moments = load_weights(path) if path.exists() else {}
+        recipe = read_recipe(facts.pop("recipe"), moments)
+        criterion = from_plain(facts.pop("criterion"))
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
         model = StatelessModel(module, criterion=criterion)
         return cls(model.to(_dtype(module)), recipe=recipe, **weights, **facts)
@@ -181,6 +184,10 @@ def evidence_from_weights(
         notes={"findings": [*told, *found.sentences()]},
         **facts,
     )
+
+
+def _plain(weights: Params) -> Params:
+    return {k: v.detach().cpu().contiguous() for k, v in weights.items()}
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.order import load_order
 from simudy.app.settings.start import load_start
 from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
@@ -158,9 +159,21 @@ RECIPE = f"{Recipe.__module__}.Recipe"
 def recipe(cfg: DictConfig) -> Recipe:
     """How the victim was trained."""
     said: dict[str, Any] = OmegaConf.to_container(cfg.recipe, resolve=True)  # type: ignore[assignment]
-    schedule = _schedule(said.pop("schedule"))
     said.pop("loss")
-    return Recipe(build(cfg.inner, "inner"), **said, seed=cfg.seed, schedule=schedule)
+    said["seed"] = cfg.seed if said["seed"] is None else said["seed"]
+    return Recipe(build(cfg.inner, "inner"), **_parts(said, "recipe"))
+
+
+def _parts(said: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a recipe, with those that are more than numbers made."""
+    makers = {"schedule": _schedule, "scheduler": _scheduler, "order": load_order}
+    return {k: makers[k](v, f"{where}.{k}") if k in makers else v for k, v in said.items()}
+
+
+def _scheduler(said: Any, where: str) -> Any:
+    if not said or all(value is None for value in said.values()):
+        return None
+    return build_partial(said, where)
 
 
 def loss(cfg: DictConfig) -> nn.Module | None:
@@ -183,8 +196,7 @@ def guessed(cfg: DictConfig, known: Recipe) -> Recipe:
     """
     said = _said(cfg, "attack.recipe")
     check({"_target_": RECIPE, **said}, "attack.recipe")
-    if "schedule" in said:
-        said["schedule"] = _schedule(said["schedule"])
+    said = _parts(said, "attack.recipe")
     rule = with_backend(_guessed_rule(known.optimizer, _said(cfg, "attack.inner")), cfg.backend)
     return dataclasses.replace(known, optimizer=rule, **said)
 
@@ -216,17 +228,17 @@ def _said(cfg: DictConfig, key: str) -> dict[str, Any]:
     return drop_nulls(OmegaConf.to_container(node, resolve=True))
 
 
-def _schedule(said: Any) -> Schedule | None:
+def _schedule(said: Any, where: str) -> Schedule | None:
     """Factors as a list, or from a node that makes a schedule (``simudy.dynamics.optim``), for its
     ``steps``.
     """
     if said is None or isinstance(said, (list, float, int)):
         return said
-    made: Any = build(said, "recipe.schedule")
+    made: Any = build(said, where)
     if isinstance(made, (list, float, int)):
         return made
     if not isinstance(said.get("steps"), int):
         raise SimudyError(
-            "recipe.schedule must be written out beside the weights: set recipe.schedule.steps"
+            f"{where} must be written out beside the weights: set {where}.steps"
         )
     return [float(made(step)) for step in range(said["steps"])]

@@ -69,6 +69,13 @@ class RecipeConfig:
             "hint": FACTORS
         },  # factors on the learning rate, one per step, or a node that makes a schedule
     )
+    # of torch.optim.lr_scheduler, with a _target_
+    scheduler: Any = field(default=None, metadata=NODE)
+    scheduler_per: str = limited("epoch", Literal["epoch", "step"])  # when it is stepped
+    order: Any = None  # torch, torch_global, or a file of indices; null: as shuffle says
+    seed: int | None = number(None, SEED)  # of the order; null: the run's seed
+    drop_last: bool = False
+    accumulate: int = number(1, COUNT)  # batches per step of the optimizer
     loss: Any = field(
         default=None, metadata=NODE
     )  # of torch.nn, with a _target_; without one cross-entropy

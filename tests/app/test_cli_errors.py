@@ -202,7 +202,6 @@ def test_nothing_to_score(cli):
         ("attack.n=0", "attack.n=0: give a whole number, from 1 to"),
         ("attack.n=-3", "attack.n=-3: give a whole number, from 1 to"),
         ("dummy.learn=[lr,lr]", "dummy.learn names 'lr' more than once"),
-        ("gradient.layers=foo", "gradient.layers=foo: give auto or all"),
         ("recipe.loss._target_=torch.nn.MSELos", "recipe.loss._target_=torch.nn.MSELos: cannot"),
         (
             "+inner.momentun=0.5",
@@ -213,6 +212,12 @@ def test_nothing_to_score(cli):
 )
 def test_a_setting_that_nobody_reads(cli, override, words):
     assert words in cli(override, "hydra.run.dir=run").error
+
+
+def test_layers_of_factored_are_auto_or_all(cli):
+    error = cli("gradient=factored", "gradient.layers=foo", "hydra.run.dir=run").error
+    assert "gradient.layers=foo: give auto or all" in error
+    assert "no setting gradient.layers (+gradient.layers" in cli("gradient.layers=foo").error
 
 
 def test_no_hint_recommends_what_is_refused(cli):

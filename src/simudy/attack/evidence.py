@@ -154,7 +154,8 @@ def evidence_from_weights(
     Args:
         module: the architecture; its own weights do not matter, nor does it change.
         mode: ``train`` or ``eval``. Default: as the files prove, else eval.
-        part: where in the files the weights lie, where several parts fit.
+        part: where in the files the weights lie, where several parts fit; the first need not have
+            it.
         loss: of ``torch.nn``. Default: cross-entropy.
         facts: ``shape``, ``classes`` and what else ``Evidence`` takes.
 
@@ -162,7 +163,7 @@ def evidence_from_weights(
         SimudyError: the weights do not fit the module, or prove something else than is said.
     """
     module = copy.deepcopy(module)
-    start = weights_of(module, initial, what="the initial weights", part=part)
+    start = weights_of(module, initial, what="the initial weights", part=part, lenient=True)
     end = weights_of(module, final, what="the final weights", part=part)
     found = find(module, start.tensors, end.tensors)
     apply_modes(module, found, mode=mode, initial=start.tensors, final=end.tensors)

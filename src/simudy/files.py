@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -110,3 +111,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError:
         draft.unlink(missing_ok=True)  # a full disk is not helped by half a file
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    text = json.dumps(without_infinities(content), indent=2, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def without_infinities(content: Any) -> Any:
+    """Plain data with null in place of NaN and infinity, which json does not know."""
+    if isinstance(content, dict):
+        return {k: without_infinities(v) for k, v in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_infinities(v) for v in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

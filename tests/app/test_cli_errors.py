@@ -202,6 +202,7 @@ def test_nothing_to_score(cli):
         ("attack.n=0", "attack.n=0: give a whole number, from 1 to"),
         ("attack.n=-3", "attack.n=-3: give a whole number, from 1 to"),
         ("dummy.learn=[lr,lr]", "dummy.learn names 'lr' more than once"),
+        ("gradient=factored gradient.layers=foo", "gradient.layers=foo: give auto or all"),
         ("recipe.loss._target_=torch.nn.MSELos", "recipe.loss._target_=torch.nn.MSELos: cannot"),
         (
             "+inner.momentun=0.5",
@@ -211,12 +212,10 @@ def test_nothing_to_score(cli):
     ],
 )
 def test_a_setting_that_nobody_reads(cli, override, words):
-    assert words in cli(override, "hydra.run.dir=run").error
+    assert words in cli(*override.split(), "hydra.run.dir=run").error
 
 
-def test_layers_of_factored_are_auto_or_all(cli):
-    error = cli("gradient=factored", "gradient.layers=foo", "hydra.run.dir=run").error
-    assert "gradient.layers=foo: give auto or all" in error
+def test_a_setting_of_a_node_that_is_not_chosen(cli):
     assert "no setting gradient.layers (+gradient.layers" in cli("gradient.layers=foo").error
 
 

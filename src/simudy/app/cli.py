@@ -26,6 +26,7 @@ from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.settings.schema import register, resolve
 from simudy.app.sweep.failures import clear_failure, failures, save_failure
 from simudy.app.sweep.grid import refuse_too_many
+from simudy.app.sweep.restart import at_work, is_left_out, persistently
 from simudy.errors import SimudyError
 from simudy.files import private_files
 
@@ -59,9 +60,10 @@ def run_cli(argv: Sequence[str]) -> int:
     try:
         refuse_too_many(argv)
         with _hydra_at_hand(argv), private_files(), signals.stopping_on_signals():
-            hydra.main(config_path="pkg://simudy.conf", config_name="config", version_base="1.3")(
-                job
-            )()
+            main = hydra.main(
+                config_path="pkg://simudy.conf", config_name="config", version_base="1.3"
+            )
+            persistently(main(job), save_failure)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # simudy --help | head: whoever read has had enough
@@ -104,9 +106,14 @@ def _run(cfg: DictConfig, root: Path, *, sweeping: bool) -> float | None:
     from simudy.app.tasks.run import run  # brings torch
 
     stopping.check()
+    if sweeping and is_left_out(root.name, Path(HydraConfig.get().sweep.dir)):
+        return None
     allow_own_modules()
     settings = resolve(cfg, list(HydraConfig.get().overrides.task))
-    with nullcontext() if settings.dry_run else held(root, wait=sweeping):
+    if settings.dry_run:
+        run(settings, root)
+        return None
+    with held(root, wait=sweeping), at_work(root) if sweeping else nullcontext():
         clear_failure(root)
         result = run(settings, root)
     return _minimised(result)

@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from simudy.app.store.run_directory import without_infinities
 from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
-from simudy.files import write_atomically
+from simudy.files import without_infinities, write_atomically
 from simudy.plain import misfit
 from simudy.ranges import COUNT
 from simudy.tensors import read_tensors

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -99,21 +97,6 @@ def read_result(path: Path) -> dict[str, Any]:
         SimudyError: it is damaged.
     """
     return read_json(path, Result, f"remove it, or {path.parent} to run again")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    text = json.dumps(without_infinities(content), indent=2, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
-
-
-def without_infinities(content: Any) -> Any:
-    """Plain data with null in place of NaN and infinity, which json does not know."""
-    if isinstance(content, dict):
-        return {k: without_infinities(v) for k, v in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [without_infinities(v) for v in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from simudy.app.store.run_directory import write_json
 from simudy.errors import SimudyError
-from simudy.files import read_json, write_atomically
+from simudy.files import read_json, write_atomically, write_json
 from simudy.ranges import POSITIVE, Length
 from simudy.tensors import read_tensors
 from simudy.victim.data import ImageSet, Normalisation

@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from simudy.app.signals import only_launching
+from simudy.app.sweep.restart import begin_round, is_alone
 from simudy.errors import SimudyError
 from simudy.files import read_text, write_atomically
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FAILED = "failed.txt"
 _found: list[str] = []
+_began: list[float] = []  # when the sweep did
 
 
 class Failures(Callback):
@@ -31,15 +33,18 @@ class Failures(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.began = time.time()
+        if not begin_round(Path(config.hydra.sweep.dir)):
+            _began[:] = [time.time()]
         _found.clear()
         launcher = str(config.hydra.launcher.get("_target_", ""))
         only_launching(not launcher.endswith("BasicLauncher"))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if is_alone():  # one job of a launch that is taken up again
+            return
         notes = sorted(Path(config.hydra.sweep.dir).glob(f"*/{FAILED}"))
         _found.extend(
-            f"{note.parent}: {reason(note)}" for note in notes if note.stat().st_mtime >= self.began
+            f"{note.parent}: {reason(note)}" for note in notes if note.stat().st_mtime >= _began[0]
         )
         for line in _found:
             log.error("failed: %s", line)

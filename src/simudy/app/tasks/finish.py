@@ -16,8 +16,9 @@ from simudy.analysis.gallery import save_gallery
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
 from simudy.app.store import checkpoint, history, reconstruction
-from simudy.app.store.run_directory import RunDirectory, read_result, write_json
+from simudy.app.store.run_directory import RunDirectory, read_result
 from simudy.app.store.secret import Secret
+from simudy.files import write_json
 from simudy.victim.data import Normalisation
 
 log = logging.getLogger(__name__)

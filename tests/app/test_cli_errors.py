@@ -215,5 +215,9 @@ def test_a_setting_that_nobody_reads(cli, override, words):
     assert words in cli(*override.split(), "hydra.run.dir=run").error
 
 
+def test_a_setting_of_a_node_that_is_not_chosen(cli):
+    assert "no setting gradient.layers (+gradient.layers" in cli("gradient.layers=foo").error
+
+
 def test_no_hint_recommends_what_is_refused(cli):
     assert "+" not in cli("prior.l2=0.1").error

@@ -122,7 +122,7 @@ def test_the_order_of_a_loader(order, drop_last):
     torch.manual_seed(SEED)  # reset below, right before the loop
     network()
     torch.manual_seed(SEED)
-    seen = [[batch for batch in loader] for _ in range(EPOCHS)]
+    seen = [list(loader) for _ in range(EPOCHS)]
     module = network()
     optimizer = sgd(module)
     for x, y in (batch for epoch in seen for batch in epoch):
@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused():
         Recipe(scheduler=lrs.StepLR).rules(4)
     with pytest.raises(SimudyError, match="both set the rates"):
         Recipe(scheduler=lrs.StepLR, schedule=[1.0])
-    with pytest.raises(SimudyError, match="leave recipe.shuffle out"):
+    with pytest.raises(SimudyError, match=r"leave recipe.shuffle out"):
         Recipe(order="torch", shuffle=True)
     with pytest.raises(SimudyError, match="images beyond the 3 there are"):
         Recipe(order=[[0, 3]]).batches(3)

@@ -54,8 +54,11 @@ class Dummy:
         return self.coordinates.network_inputs(self.latent)
 
     def targets(self) -> Tensor:
-        """Labels as the loss takes them: indices ``(n,)`` or probabilities ``(n, classes)``."""
-        return self.labels.softmax(1) if self.labels.is_floating_point() else self.labels
+        """Labels as the loss takes them: indices ``(n,)``, probabilities ``(n, classes)``, or, of
+        one class, real targets ``(n, 1)``.
+        """
+        soft = self.labels.is_floating_point() and self.labels.shape[1] > 1
+        return self.labels.softmax(1) if soft else self.labels
 
     def batches(self, recipe: Recipe) -> list[tuple[Tensor, ...]]:
         """One ``(inputs, labels)`` per step."""
@@ -163,10 +166,14 @@ def _new_labels(
     generator: torch.Generator,
     like: Tensor,
 ) -> Tensor:
+    if classes == 1:
+        return _real_targets(labels, n, generator=generator, like=like)
     if isinstance(labels, Tensor) and labels.shape == (n, classes):
         return labels.to(like).clamp(min=torch.finfo(like.dtype).eps).log().requires_grad_()
     if isinstance(labels, Tensor):
-        if labels.shape != (n,) or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        whole = not labels.is_floating_point()
+        whole = whole and int(labels.min()) >= 0 and int(labels.max()) < classes
+        if labels.shape != (n,) or not whole:
             raise SimudyError(
                 f"{len(labels)} labels given for {n} images of {classes} classes: give one class "
                 "index each"
@@ -181,3 +188,17 @@ def _new_labels(
     if labels == "learned":
         return (0.1 * torch.randn(n, classes, generator=generator)).to(like).requires_grad_()
     raise SimudyError(f"no label mode {labels!r}: choose from balanced, learned, given")
+
+
+def _real_targets(
+    labels: str | Tensor, n: int, *, generator: torch.Generator, like: Tensor
+) -> Tensor:
+    """What one output was trained towards ``(n, 1)``: a leaf, from noise or from what is given."""
+    if isinstance(labels, Tensor) and len(labels) == n == labels.numel():
+        return labels.to(like).reshape(n, 1).clone().requires_grad_()
+    if isinstance(labels, Tensor) or labels != "learned":
+        raise SimudyError(
+            f"a network of one class has real targets: set dummy.labels=learned, or to a list of "
+            f"{n} numbers to go on from; or evidence.classes=2 for a binary one"
+        )
+    return (0.1 * torch.randn(n, 1, generator=generator)).to(like).requires_grad_()

@@ -18,6 +18,7 @@ from torch import nn
 from simudy.attack.facts import read_facts
 from simudy.attack.findings import apply_modes, find, require_steps
 from simudy.attack.serial import from_plain, read_recipe, to_plain
+from simudy.attack.trainer import with_moments
 from simudy.attack.weights import load_weights, weights_of
 from simudy.dynamics import tree
 from simudy.dynamics.model import StatelessModel
@@ -149,12 +150,14 @@ def evidence_from_weights(
     """Evidence from what two files of weights hold (see ``load_weights``), and what they prove.
 
     Parameters come from both, buffers (BatchNorm statistics) from the first. Norms are put in the
-    mode they trained in, parameters that did not move are frozen.
+    mode they trained in, parameters that did not move are frozen. Moments saved with the first are
+    those that the run begins with.
 
     Args:
         module: the architecture; its own weights do not matter, nor does it change.
         mode: ``train`` or ``eval``. Default: as the files prove, else eval.
-        part: where in the files the weights lie, where several parts fit.
+        part: where in the files the weights lie, where several parts fit; the first need not have
+            it.
         loss: of ``torch.nn``. Default: cross-entropy.
         facts: ``shape``, ``classes`` and what else ``Evidence`` takes.
 
@@ -162,7 +165,7 @@ def evidence_from_weights(
         SimudyError: the weights do not fit the module, or prove something else than is said.
     """
     module = copy.deepcopy(module)
-    start = weights_of(module, initial, what="the initial weights", part=part)
+    start = weights_of(module, initial, what="the initial weights", part=part, lenient=True)
     end = weights_of(module, final, what="the final weights", part=part)
     found = find(module, start.tensors, end.tensors)
     apply_modes(module, found, mode=mode, initial=start.tensors, final=end.tensors)
@@ -171,6 +174,7 @@ def evidence_from_weights(
     still = held_still(recipe.optimizer, dict(module.named_parameters()))
     for name in set(found.frozen) - still:
         module.get_parameter(name).requires_grad_(False)
+    recipe = with_moments(recipe, module, initial, final)
     criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
     owned = list(module.named_parameters())

@@ -93,13 +93,16 @@ def load_weights(path: str | Path) -> Any:
         ) from error
 
 
-def weights_of(module: nn.Module, loaded: Any, *, what: str, part: str | None = None) -> Fitted:
+def weights_of(
+    module: nn.Module, loaded: Any, *, what: str, part: str | None = None, lenient: bool = False
+) -> Fitted:
     """The weights of ``module`` in what a file held.
 
     Args:
         loaded: what ``load_weights`` gave.
         what: ``the initial weights``, for messages.
         part: where in the checkpoint they lie (``ema``, ``state_dict``), where several fit.
+        lenient: a file without such a part is searched as if none was named.
 
     Raises:
         SimudyError: nothing in it fits the module by names and shapes.
@@ -111,7 +114,7 @@ def weights_of(module: nn.Module, loaded: Any, *, what: str, part: str | None = 
             f"{what}: the file holds no dict of tensors: save it with "
             "torch.save(model.state_dict(), path)"
         )
-    if part is not None:
+    if part is not None and not (lenient and all(one[0] != part for one in found)):
         found = [one for one in found if one[0] == part] or _no_part(what, part, found)
     where, prefix, tensors = max(found, key=lambda one: _hits(one[2], expected))
     hits = _hits(tensors, expected)

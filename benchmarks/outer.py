@@ -77,7 +77,7 @@ def victim(case: Case, *, device: str) -> Evidence:
 
 def ours(case: Case, evidence: Evidence) -> Callable[[], object]:
     problem = case.method.problem(evidence, seed=0)
-    leaf = problem.variables()["images"]
+    leaf = problem.variables()["latent"]
     if case.refine:
         return torch.no_grad()(lambda: (problem.refined(damping=0.03), problem.objective(0.0)))
     return lambda: torch.autograd.grad(problem.objective(0.0)[0], leaf)

@@ -1,19 +1,42 @@
-"""What the tests of the command line share."""
+"""What the tests share: a victim trained on given images, float64, and the command line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from simudy import Evidence, Recipe, StatelessModel, simulate
 
 torch.set_num_threads(1)
 
 TINY = ("data.n=4", "data.size=8", "model.width=16", "recipe.epochs=3", "outer.iterations=4")
 CIFAR = Path(__file__).parents[2] / "shared" / "data"
+
+
+def train_victim(
+    module: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, *, classes: int
+) -> Evidence:
+    """What a run of ``recipe`` on ``images (n, c, h, w)`` leaves behind."""
+    model, n = StatelessModel(module), len(images)
+    with torch.no_grad():
+        final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
+    return Evidence(model, model.params, final, recipe, tuple(images.shape[1:]), classes, n)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Tensors that a test makes are float64: ``pytestmark = pytest.mark.usefixtures("float64")``."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 class Outcome(NamedTuple):
@@ -59,3 +82,27 @@ def cli(capsys, tmp_path, monkeypatch) -> Callable[..., Outcome]:
 def result(folder: Path) -> dict:
     """A run's ``result.json``."""
     return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture
+def attempt(cli, tmp_path, monkeypatch) -> Callable[..., None]:
+    """``attempt(case, without=keys of TINY)``: a hostile input (``hostile/verdict.py``) in this
+    process, without the pictures, which take the longest: laid out, run and judged.
+    """
+    from verdict import TINY, judge, time_limit
+
+    from simudy.app.tasks import finish
+
+    monkeypatch.setattr(finish, "_draw", lambda *args: args[-1].gallery.write_bytes(b""))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def call(case, without: Sequence[str] = ()) -> None:
+        case.prepare(tmp_path)
+        tiny = [word for word in TINY if word.split("=")[0] not in without]
+        with time_limit(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tests' errors, but no person's
+            outcome = cli(*tiny, *case.argv, tiny=False)
+        os.chdir(tmp_path)
+        judge(*outcome, tmp_path, refused=case.refused)
+
+    return call

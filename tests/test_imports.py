@@ -45,4 +45,4 @@ def test_no_arrow_points_the_wrong_way(room):
 
 
 def test_the_walk_sees_imports():
-    assert rooms_entered(SOURCE / "app" / "evidence.py") == {"app", "attack", "victim"}
+    assert rooms_entered(SOURCE / "app" / "tasks" / "prepare.py") == {"app", "attack", "victim"}

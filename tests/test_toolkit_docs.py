@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
-
 PAGE = (Path(__file__).parent.parent / "docs" / "toolkit.md").read_text()
 
 
@@ -45,7 +43,7 @@ def test_block_runs(title, capsys):
 def test_the_five_examples_are_short_and_use_the_public_names_alone():
     for title in EXAMPLES:
         block = BLOCKS[title]
-        assert len(block.splitlines()) <= 30
+        assert len(block.splitlines()) <= 33
         assert "print(" in block and "assert " in block
         imported = re.findall(r"^from (simudy\S*) import", block, re.MULTILINE)
         assert imported == ["simudy"]

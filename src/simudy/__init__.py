@@ -1,46 +1,95 @@
-"""simudy: read training images back out of a network's weights, by differentiating through its
-training run.
+"""simudy: read training images back out of a network's weights.
 
-Public names are imported on first use, so that the command line answers ``--help`` without
-importing torch.
+It simulates the training run on dummy images and differentiates through the whole run. Public
+names are imported on first use, so that the command line answers ``--help`` without torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` does the same
+    from simudy.analysis.gallery import save_gallery as save_gallery
+    from simudy.analysis.score import score as score
+    from simudy.attack.distance import cosine as cosine
+    from simudy.attack.distance import euclidean as euclidean
+    from simudy.attack.evidence import Evidence as Evidence
+    from simudy.attack.evidence import evidence_from_weights as evidence_from_weights
+    from simudy.attack.methods.simudy import Simudy as Simudy
+    from simudy.attack.prior import total_variation as total_variation
+    from simudy.attack.search import Outer as Outer
+    from simudy.attack.search import Reconstruction as Reconstruction
+    from simudy.attack.search import reconstruct as reconstruct
+    from simudy.dynamics.adjoint import Direct as Direct
+    from simudy.dynamics.adjoint import Recompute as Recompute
+    from simudy.dynamics.gradient.factored import Factored as Factored
+    from simudy.dynamics.gradient.mixed import Mixed as Mixed
+    from simudy.dynamics.gradient.reverse import Reverse as Reverse
+    from simudy.dynamics.gradient.traced import Traced as Traced
+    from simudy.dynamics.model.stateless import StatelessModel as StatelessModel
+    from simudy.dynamics.optim.adagrad import Adagrad as Adagrad
+    from simudy.dynamics.optim.adam import Adam as Adam
+    from simudy.dynamics.optim.adam import AdamW as AdamW
+    from simudy.dynamics.optim.clipped import Clipped as Clipped
+    from simudy.dynamics.optim.interop.from_torch import from_torch as from_torch
+    from simudy.dynamics.optim.interop.torchopt import TorchOpt as TorchOpt
+    from simudy.dynamics.optim.lion import Lion as Lion
+    from simudy.dynamics.optim.rmsprop import RMSprop as RMSprop
+    from simudy.dynamics.optim.sgd import SGD as SGD
+    from simudy.dynamics.recipe import Recipe as Recipe
+    from simudy.dynamics.simulate import simulate as simulate
+    from simudy.errors import SimudyError as SimudyError
+
+    __version__: str
 
 _HOME = {
-    "StatelessModel": "simudy.dynamics.model.stateless",
-    "simulate": "simudy.dynamics.simulate",
-    "Direct": "simudy.dynamics.adjoint",
-    "Recompute": "simudy.dynamics.adjoint",
-    "Reverse": "simudy.dynamics.gradient.reverse",
-    "Mixed": "simudy.dynamics.gradient.mixed",
-    "Traced": "simudy.dynamics.gradient.traced",
-    "Factored": "simudy.dynamics.gradient.factored",
-    **dict.fromkeys(
-        ("SGD", "Clipped", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion", "TorchOpt"),
-        "simudy.dynamics.optim",
-    ),
+    "save_gallery": "simudy.analysis.gallery",
+    "score": "simudy.analysis.score",
     "cosine": "simudy.attack.distance",
     "euclidean": "simudy.attack.distance",
-    "total_variation": "simudy.attack.prior",
     "Evidence": "simudy.attack.evidence",
+    "evidence_from_weights": "simudy.attack.evidence",
+    "Simudy": "simudy.attack.methods.simudy",
+    "total_variation": "simudy.attack.prior",
+    "Outer": "simudy.attack.search",
+    "Reconstruction": "simudy.attack.search",
+    "reconstruct": "simudy.attack.search",
+    "Direct": "simudy.dynamics.adjoint",
+    "Recompute": "simudy.dynamics.adjoint",
+    "Factored": "simudy.dynamics.gradient.factored",
+    "Mixed": "simudy.dynamics.gradient.mixed",
+    "Reverse": "simudy.dynamics.gradient.reverse",
+    "Traced": "simudy.dynamics.gradient.traced",
+    "StatelessModel": "simudy.dynamics.model.stateless",
+    "Adagrad": "simudy.dynamics.optim.adagrad",
+    "Adam": "simudy.dynamics.optim.adam",
+    "AdamW": "simudy.dynamics.optim.adam",
+    "Clipped": "simudy.dynamics.optim.clipped",
+    "from_torch": "simudy.dynamics.optim.interop.from_torch",
+    "TorchOpt": "simudy.dynamics.optim.interop.torchopt",
+    "Lion": "simudy.dynamics.optim.lion",
+    "RMSprop": "simudy.dynamics.optim.rmsprop",
+    "SGD": "simudy.dynamics.optim.sgd",
     "Recipe": "simudy.dynamics.recipe",
-    "reconstruct": "simudy.attack.reconstruct",
-    "score": "simudy.analysis.score",
+    "simulate": "simudy.dynamics.simulate",
     "SimudyError": "simudy.errors",
 }
 
-__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'simudy' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+if not TYPE_CHECKING:  # a checker is to complain of a name that does not exist
+
+    def __getattr__(name):
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("simudy")
+        if name not in _HOME:
+            raise AttributeError(f"module 'simudy' has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return sorted([*_HOME, "__version__"])

@@ -1,8 +1,8 @@
 """What numbers an image is sought in: its pixels, its frequencies, or its coefficients in the first
 layer's span.
 
-The image is the same; the outer optimizer's steps are not. Each kind says what shape its leaf has,
-which images the leaf stands for and what the simulated run trains on. All leaves have entries of
+The image is the same; the outer optimizer's steps are not. Each kind says what shape its latent has,
+which images the latent stands for and what the simulated run trains on. All latents have entries of
 about the size of a normalised pixel, so the same noise and step sizes serve.
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
-from simudy.attack.span import Span
+from simudy.attack.first_layer.span import NoSpan, Span
 from simudy.errors import SimudyError
 
-IMAGES = ("pixels", "frequencies", "span")
+IMAGES = ("auto", "pixels", "frequencies", "span")
 _OPPONENT = [
     [1.0, 1.0, 1.0],
     [1.0, 0.0, -1.0],
@@ -29,9 +29,9 @@ _OPPONENT_STD = [1.0, 0.35, 0.15]  # roughly what natural images have along them
 
 
 class Coordinates:
-    """Base: a linear map from a leaf ``(n, *shape)`` to normalised images ``(n, c, h, w)``."""
+    """Base: a linear map from a latent ``(n, *shape)`` to normalised images ``(n, c, h, w)``."""
 
-    shape: tuple[int, ...]  # of one image's leaf
+    shape: tuple[int, ...]  # of one image's latent
 
     @property
     def count(self) -> int | None:
@@ -39,19 +39,19 @@ class Coordinates:
         return None
 
     def reduced(self, evidence: Evidence) -> Evidence:
-        """The run as the coordinates' ``inputs`` take part in it."""
+        """The run as the coordinates' ``network_inputs`` take part in it."""
         return evidence
 
-    def images(self, leaf: Tensor) -> Tensor:
-        """The images that ``leaf`` stands for."""
+    def decode(self, latent: Tensor) -> Tensor:
+        """The images that ``latent`` stands for."""
         raise NotImplementedError
 
-    def inputs(self, leaf: Tensor) -> Tensor:
+    def network_inputs(self, latent: Tensor) -> Tensor:
         """What the simulated run trains on: the images, unless the run is reduced."""
-        return self.images(leaf)
+        return self.decode(latent)
 
-    def leaf(self, images: Tensor) -> Tensor:
-        """The leaf of given images, or of those nearest to them in this space."""
+    def encode(self, images: Tensor) -> Tensor:
+        """The latent of given images, or of those nearest to them in this space."""
         raise NotImplementedError
 
 
@@ -61,10 +61,10 @@ class Pixels(Coordinates):
 
     shape: tuple[int, ...]
 
-    def images(self, leaf: Tensor) -> Tensor:
-        return leaf
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent
 
-    def leaf(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         return images
 
 
@@ -73,7 +73,7 @@ class Frequencies(Coordinates):
     """Cosine-transform coefficients ``(c, h, w)`` by (1 + f)^−decay, and colours along opponent
     axes.
 
-    Unit noise in the leaf is an image of unit variance with the spectrum of natural ones, and an
+    Unit noise in the latent is an image of unit variance with the spectrum of natural ones, and an
     optimizer that moves every entry alike, as Adam does, settles the coarse before the fine. Field,
     Relations between the statistics of natural images and the response properties of cortical
     cells, JOSA A 1987 (amplitudes fall as 1/f); Olah et al., Feature Visualization, Distill 2017
@@ -87,11 +87,11 @@ class Frequencies(Coordinates):
     shape: tuple[int, ...]
     decay: float = 1.5
 
-    def images(self, leaf: Tensor) -> Tensor:
-        down, across, colours, scale = _maps(self, leaf.dtype, leaf.device)
-        return _mixed(colours.mT, down.mT @ (leaf * scale) @ across)
+    def decode(self, latent: Tensor) -> Tensor:
+        down, across, colours, scale = _maps(self, latent.dtype, latent.device)
+        return _mixed(colours.mT, down.mT @ (latent * scale) @ across)
 
-    def leaf(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         down, across, colours, scale = _maps(self, images.dtype, images.device)
         return down @ _mixed(colours, images) @ across.mT / scale
 
@@ -124,8 +124,8 @@ def _scale(frequencies: Frequencies) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Coefficients(Coordinates):
-    """Coefficients ``(r,)`` in the span, over a factor that makes them as large as pixels."""
+class SpanCoordinates(Coordinates):
+    """SpanCoordinates ``(r,)`` in the span, over a factor that makes them as large as pixels."""
 
     span: Span
 
@@ -144,29 +144,42 @@ class Coefficients(Coordinates):
     def scale(self) -> float:
         return math.sqrt(self.span.basis.shape[1] / self.span.rank)
 
-    def images(self, leaf: Tensor) -> Tensor:
-        return self.span.images(self.inputs(leaf))
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.span.decode(self.network_inputs(latent))
 
-    def inputs(self, leaf: Tensor) -> Tensor:
-        return self.scale * leaf
+    def network_inputs(self, latent: Tensor) -> Tensor:
+        return self.scale * latent
 
-    def leaf(self, images: Tensor) -> Tensor:
-        return self.span.coefficients(images) / self.scale
+    def encode(self, images: Tensor) -> Tensor:
+        return self.span.encode(images) / self.scale
 
 
 def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> Coordinates:
     """The coordinates called ``name`` for the evidence's images.
 
+    ``auto`` is the span where the first layer has one, else frequencies, or pixels where images are
+    no planes.
+
     Raises:
         SimudyError: no such name, or the first layer has no span.
     """
+    if name == "auto":
+        return _fitting(evidence, decay)
     if name == "pixels":
         return Pixels(tuple(evidence.shape))
     if name == "frequencies":
         return Frequencies(tuple(evidence.shape), decay)
     if name == "span":
-        return Coefficients(Span.of(evidence))
+        return SpanCoordinates(Span.of(evidence))
     raise SimudyError(f"no image mode {name!r}: choose from {', '.join(IMAGES)}")
+
+
+def _fitting(evidence: Evidence, decay: float) -> Coordinates:
+    try:
+        return SpanCoordinates(Span.of(evidence))
+    except NoSpan:
+        planes = len(evidence.shape) == 3
+        return coordinates_named("frequencies" if planes else "pixels", evidence, decay=decay)
 
 
 def _cosines(size: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from simudy.dynamics import tree
 from simudy.dynamics.custom_vjp import custom_vjp
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT
 
 Step = Callable[[Any, Any], Any]
 
@@ -46,7 +47,7 @@ class Recompute:
         every: steps per segment, at least 1; about √steps balances the two terms.
     """
 
-    every: int = 1
+    every: Annotated[int, COUNT] = 1
 
     def __post_init__(self) -> None:
         if self.every < 1:

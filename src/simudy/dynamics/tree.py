@@ -60,8 +60,11 @@ def map(fn: Callable[..., Any], tree: dict[str, Any], *rest: dict[str, Any]) -> 
 
 
 def add(a: Params, b: Params) -> Params:
-    """``a + b``."""
-    return map(lambda x, y: x + y, a, b)
+    """``a + b``; a name that one of them lacks (an untouched parameter's gradient) counts as 0
+    there.
+    """
+    both = {name: x + b[name] if name in b else x for name, x in a.items()}
+    return {**both, **{name: y for name, y in b.items() if name not in a}}
 
 
 def sub(a: Params, b: Params) -> Params:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from simudy.attack.methods.weighted import Combination, Weighted
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+from simudy.ranges import FRACTION, NOT_NEGATIVE
 
 
 @dataclass
@@ -26,7 +27,7 @@ class KKT(Weighted):
     derivative, and runs SGD with momentum 0.9 on both.
 
     Reference: Haim et al., Reconstructing Training Data from Trained Neural Networks, NeurIPS 2022;
-    multi-class: Buzaglo et al., NeurIPS 2023. Variables: ``images``, ``weights``.
+    multi-class: Buzaglo et al., NeurIPS 2023. Variables: ``latent``, ``weights``.
 
     Args:
         min_weight: λ_min: a dummy that takes no part is pushed to take some.
@@ -34,12 +35,12 @@ class KKT(Weighted):
     """
 
     weights: tuple[float, float] = (0.0, 1.0)
-    euclidean_until: float = 1.0
+    euclidean_until: Annotated[float, FRACTION] = 1.0
     distance: str = "euclidean"
-    tv: float = 0.0
-    box: float = 1.0
-    min_weight: float = 0.05
-    hinge: float = 5.0
+    tv: Annotated[float, NOT_NEGATIVE] = 0.0
+    box: Annotated[float, NOT_NEGATIVE] = 1.0
+    min_weight: Annotated[float, NOT_NEGATIVE] = 0.05
+    hinge: Annotated[float, NOT_NEGATIVE] = 5.0
 
     def problem(self, evidence: Evidence, *, seed: int) -> Combination:
         """Dummies and λ drawn with ``seed``.
@@ -62,7 +63,7 @@ class KKT(Weighted):
             evidence,
             dummy,
             weights=weights,
-            leaves={"weights": weights},
+            extra={"weights": weights},
             points=lambda: [evidence.final],
             loss=negative_margin(evidence.model),
             target=evidence.final,

@@ -22,7 +22,7 @@ class OneStep(Weighted):
     to scale, so they are not here and ``tv`` is 1e-3/30. λ had SGD (lr 1e-6, momentum 0.9); here it
     shares the outer optimizer with a step size of its own, ``outer.lrs.weights``. A run with
     constant η has λ_i near η·epochs/batch_size, far below U(−½, ½): starting there, say from
-    ``weights=(0, 0.1)``, makes a stronger baseline than the published one. Variables: ``images``,
+    ``weights=(0, 0.1)``, makes a stronger baseline than the published one. Variables: ``latent``,
     ``weights``.
     """
 
@@ -44,7 +44,7 @@ class OneStep(Weighted):
             evidence,
             dummy,
             weights=weights,
-            leaves={"weights": weights},
+            extra={"weights": weights},
             points=lambda: [getattr(evidence, name) for name in self.POINTS],
             loss=evidence.model.loss,
             target=evidence.displacement,

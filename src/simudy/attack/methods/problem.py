@@ -12,7 +12,7 @@ from simudy.attack.evidence import Evidence
 
 
 class Problem(Protocol):
-    """A minimisation problem over leaf tensors. Implementations derive from it, for what does
+    """A minimisation problem over the variables, leaf tensors of autograd. Implementations derive from it, for what does
     nothing here.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from simudy.attack.evidence import Evidence
 from simudy.attack.methods.weighted import Combination, Weighted
 from simudy.dynamics import tree
 from simudy.errors import SimudyError
+from simudy.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 
 
 @dataclass
@@ -20,20 +22,20 @@ class Surrogate(Weighted):
 
     Zhu, Yao & Blaschko, Surrogate Model Extension (SME), ICML 2023: one gradient per outer step, so
     up to 100 times cheaper than a simulated run. There α and x̂ are clipped to their ranges after
-    each step and labels are known; here α is the sigmoid of the leaf ``alpha`` (a step size of 4e-3
+    each step and labels are known; here α is the sigmoid of the variable ``alpha`` (a step size of 4e-3
     is their 1e-3 at α = ½), the range of x̂ a penalty. ``weights`` are not used. Variables:
-    ``images``, ``alpha``.
+    ``latent``, ``alpha``.
 
     Args:
         alpha: α at first, in [0, 1]; at 0 or 1 it is not learned.
     """
 
-    dummies: float = 1.0
-    noise: float = 1.0
-    euclidean_until: float = 0.0
-    tv: float = 0.01
-    box: float = 1.0
-    alpha: float = 0.5
+    dummies: Annotated[float, POSITIVE] = 1.0
+    noise: Annotated[float, NOT_NEGATIVE] = 1.0
+    euclidean_until: Annotated[float, FRACTION] = 0.0
+    tv: Annotated[float, NOT_NEGATIVE] = 0.01
+    box: Annotated[float, NOT_NEGATIVE] = 1.0
+    alpha: Annotated[float, FRACTION] = 0.5
 
     def problem(self, evidence: Evidence, *, seed: int) -> Combination:
         """Dummies drawn with ``seed``.
@@ -46,14 +48,14 @@ class Surrogate(Weighted):
                 f"attack.alpha={self.alpha}: give a point between θ0 and θf, in [0, 1]"
             )
         evidence, dummy = self.begin(evidence, torch.Generator().manual_seed(seed))
-        m = len(dummy.inputs)
-        alpha = torch.logit(dummy.inputs.new_tensor(self.alpha))
+        m = len(dummy.latent)
+        alpha = torch.logit(dummy.latent.new_tensor(self.alpha))
         return Combination(
             self,
             evidence,
             dummy,
-            weights=dummy.inputs.new_full((1, m), 1 / m),
-            leaves={"alpha": alpha.requires_grad_()} if 0 < self.alpha < 1 else {},
+            weights=dummy.latent.new_full((1, m), 1 / m),
+            extra={"alpha": alpha.requires_grad_()} if 0 < self.alpha < 1 else {},
             points=lambda: [between(evidence, alpha.sigmoid())],
             loss=evidence.model.loss,
             target=evidence.displacement,

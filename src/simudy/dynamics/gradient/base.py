@@ -14,12 +14,14 @@ class Gradient:
     """Base of the gradient modes.
 
     A mode turns ``loss(params, batch) -> scalar`` into ``grads(params, batch) -> Params``, itself
-    differentiable. All of them give the same numbers. With ``has_aux`` the loss returns
+    differentiable. All of them give the same numbers. A parameter that the loss does not touch on
+    this batch is missing from ``grads``, as its ``grad`` is None in torch; one whose gradient is
+    zero is there. With ``has_aux`` the loss returns
     ``(scalar, aux)``, aux a tree of tensors, and the gradient ``(grads, aux)``.
     """
 
     def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
-        """The gradient of ``loss`` with respect to ``params``: a function of ``(params, batch)``."""
+        """∇ℓ with respect to ``params``: a function of ``(params, batch)``."""
         raise NotImplementedError
 
     def bind(

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.gradient.reverse import Reverse
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Coefficient = float | Tensor
 
@@ -52,7 +55,7 @@ class FactoredWeight(Tensor):
 
     atoms: dict[Dense | LowRank, Coefficient]
 
-    def __new__(cls, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> FactoredWeight:
+    def __new__(cls, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> Self:
         self = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, dtype=like.dtype, device=like.device
         )
@@ -270,7 +273,7 @@ class Factored(Gradient):
     """
 
     inner: Gradient = field(default_factory=Reverse)
-    layers: str = "auto"
+    layers: Literal["auto", "all"] = "auto"
 
     def bind(
         self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]
@@ -303,18 +306,19 @@ class Factored(Gradient):
         probed = partial(_probed_loss, loss, {k: len(p) for k, p in probes.items()})
         flat = {(k, i): p for k, ps in probes.items() for i, p in enumerate(ps)}
         grads, inputs = self.inner.of(probed, has_aux=True)({**dense, **flat}, (weights, batch))  # type: ignore[dict-item]
+        used = {key if isinstance(key, str) else key[0] for key in grads}
         return {
-            k: _outer(grads, inputs, k, params[k]) if k in weights else grads[k] for k in params
+            k: _outer(grads, inputs, k, params[k]) if k in weights else grads[k]
+            for k in params
+            if k in used
         }
 
 
 def _outer(
     grads: dict[Any, Tensor], inputs: dict[str, list[Tensor]], name: str, like: Tensor
 ) -> FactoredWeight:
-    deltas = [grads[name, i] for i in range(len(inputs[name]))]
-    return FactoredWeight(
-        {LowRank(d, a): 1.0 for d, a in zip(deltas, inputs[name], strict=True)}, like
-    )
+    uses = [(grads[name, i], a) for i, a in enumerate(inputs[name]) if (name, i) in grads]
+    return FactoredWeight({LowRank(d, a): 1.0 for d, a in uses}, like)
 
 
 def _probed_loss(

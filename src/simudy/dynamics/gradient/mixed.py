@@ -38,32 +38,37 @@ def without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[(
 
 
 def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
-    inputs, ends = (params, batch), []
+    inputs, ends, touched = (params, batch), [], []
 
     def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
         ends[:] = [reverse(loss, True, *tree.rebuild(inputs, leaves))]
         grads, aux = ends[0]
+        touched[:] = grads
         return (*grads.values(), *tree.leaves(aux))
 
-    outputs = custom_vjp(value, partial(forward_over_reverse, loss, inputs), tree.leaves(inputs))
+    pullback = partial(forward_over_reverse, loss, inputs, touched)
+    outputs = custom_vjp(value, pullback, tree.leaves(inputs))
     _, aux = ends.pop()
-    grads = dict(zip(params, outputs, strict=False))
-    return (grads, tree.rebuild(aux, outputs[len(params) :])) if has_aux else grads
+    grads = dict(zip(touched, outputs, strict=False))
+    return (grads, tree.rebuild(aux, outputs[len(grads) :])) if has_aux else grads
 
 
 def forward_over_reverse(
     loss: Loss,
     inputs: tuple[Params, Any],
+    touched: Sequence[str],
     leaves: Sequence[Tensor],
     needed: Sequence[bool],
     cotangents: Sequence[Tensor],
 ) -> list[Tensor | None]:
     """The pullback of (∇ℓ, aux): one jvp of the gradient of ℓ + s·⟨u, aux⟩ along (θ: v, s: 1) at s
-    = 0.
+    = 0. ``touched`` names the parameters that have a gradient, and so a cotangent.
     """
     _load_forward_rules()
     n_params, dtype = len(inputs[0]), leaves[0].dtype
-    along, on_aux = cotangents[:n_params], cotangents[n_params:]
+    given, on_aux = cotangents[: len(touched)], cotangents[len(touched) :]
+    still = [torch.zeros_like(leaf) for leaf in leaves[:n_params]]
+    along = tree.fill(still, [name in touched for name in inputs[0]], given)
 
     def augmented(s: Tensor, all_leaves: list[Tensor], *wanted: Tensor) -> Tensor:
         value, aux = loss(*tree.rebuild(inputs, tree.fill(all_leaves, needed, wanted)))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.tree import Params
@@ -25,6 +26,25 @@ class Reverse(Gradient):
 
 
 def reverse(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
+    touched: set[str] = set()
+
     # The batch comes in by closure: torch.func would wrap, and so unmake, the factored weights it
     # may hold.
-    return torch.func.grad(lambda p: loss(p, batch), has_aux=has_aux)(params)
+    def watched(leaves: Params) -> Any:
+        for name, leaf in leaves.items():
+            leaf.register_hook(partial(_note, touched, name))
+        return loss(leaves, batch)
+
+    result = torch.func.grad(watched, has_aux=has_aux)(params)
+    grads, aux = result if has_aux else (result, None)
+    # torch.func fills in zeros where torch.autograd leaves None
+    grads = {name: grad for name, grad in grads.items() if name in touched}
+    return (grads, aux) if has_aux else grads
+
+
+def _note(touched: set[str], name: str, grad: Tensor | None) -> None:
+    """A gradient arrived, be it zero: autograd calls the hook of what it does not reach with None,
+    or not at all.
+    """
+    if grad is not None:
+        touched.add(name)

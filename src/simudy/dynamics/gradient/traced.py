@@ -49,7 +49,7 @@ class Traced(Mixed):
     """
 
     compile: str | None = None
-    graphs: dict[Hashable, Function] = field(
+    graphs: dict[Hashable, tuple[Function, tuple[str, ...]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -64,28 +64,37 @@ class Traced(Mixed):
     def _grads(self, loss: Loss, params: Params, batch: Any) -> Params:
         inputs = params, batch
         given = tree.leaves(inputs)
-        key = loss, tree.structure(inputs)
+        key, touched = (loss, tree.structure(inputs)), []
 
         def grads(*leaves: Tensor) -> tuple[Tensor, ...]:
-            return tuple(reverse(loss, False, *tree.rebuild(inputs, leaves)).values())
+            found = reverse(loss, False, *tree.rebuild(inputs, leaves))
+            touched[:] = found
+            return tuple(found.values())
 
         def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            return self._run(key, grads, leaves)
+            return self._run(key, grads, leaves, touched)
 
         def pullback(
             leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
         ) -> Any:
-            products = partial(_products, loss, inputs, needed)
-            found = self._run((*key, *needed), products, [*leaves, *cotangents])
+            products = partial(_products, loss, inputs, touched, needed)
+            found = self._run((*key, *needed), products, [*leaves, *cotangents], [])
             return tree.fill([None] * len(leaves), needed, found)
 
-        return dict(zip(params, custom_vjp(value, pullback, given), strict=True))
+        grads_found = custom_vjp(value, pullback, given)
+        return dict(zip(touched, grads_found, strict=True))
 
-    def _run(self, key: Hashable, fn: Function, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _run(
+        self, key: Hashable, fn: Function, tensors: Sequence[Tensor], touched: list[str]
+    ) -> tuple[Tensor, ...]:
+        """The graph's results, recorded first if need be; ``touched``, which ``fn`` fills as it is
+        recorded, is filled again at each replay.
+        """
         key = key, *((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
         if key not in self.graphs:
-            self.graphs[key] = self._recorded(fn, tensors)
-        return self.graphs[key](*tensors)
+            self.graphs[key] = self._recorded(fn, tensors), tuple(touched)
+        graph, touched[:] = self.graphs[key]
+        return graph(*tensors)
 
     def _recorded(self, fn: Function, tensors: Sequence[Tensor]) -> Function:
         try:
@@ -109,20 +118,29 @@ class Traced(Mixed):
 
 
 def _products(
-    loss: Loss, inputs: tuple[Params, Any], needed: Sequence[bool], *tensors: Tensor
+    loss: Loss,
+    inputs: tuple[Params, Any],
+    touched: Sequence[str],
+    needed: Sequence[bool],
+    *tensors: Tensor,
 ) -> tuple[Tensor, ...]:
     """The pullback of ∇ℓ for the leaves that need one; ``tensors`` are the leaves, then a cotangent
-    per parameter.
+    per touched parameter.
     """
     leaves, cotangents = tensors[: len(needed)], tensors[len(needed) :]
-    products = forward_over_reverse(partial(without_aux, loss), inputs, leaves, needed, cotangents)
+    plain = partial(without_aux, loss)
+    products = forward_over_reverse(plain, inputs, touched, leaves, needed, cotangents)
     return tuple(product for product in products if product is not None)
 
 
 def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without what nobody reads, down to the single outputs of a convolution's derivative."""
+    """Without what nobody reads, down to the single outputs of a convolution's derivative; and for
+    any strides, which ``vmap`` may have changed.
+    """
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
         if node.target is torch.ops.aten.convolution_backward.default and all(
             u.target is getitem for u in node.users
         ):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simudy.dynamics import tree
 from simudy.dynamics.optim.moments import root
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Bound, Rate
 from simudy.dynamics.optim.wrapper import Wrapper
 from simudy.dynamics.tree import Params
 
@@ -41,10 +41,12 @@ class Clipped(Wrapper):
         tensor([-3.0000, -4.0000])
     """
 
-    max_norm: Scalar = 1.0
-    rescale_to: Scalar | None = None
+    max_norm: Bound = 1.0
+    rescale_to: Bound | None = None
 
     def shaped(self, grads: Params, params: Params) -> Params:
+        if not grads:  # a group that this step leaves alone
+            return grads
         norm = tree.norm(grads) + _EPS
         target = self.max_norm if self.rescale_to is None else self.rescale_to
         return tree.scale(torch.where(norm > self.max_norm, target / norm, 1.0), grads)
@@ -66,7 +68,7 @@ class ClippedByValue(Wrapper):
         tensor([-3., -5.])
     """
 
-    max_value: Scalar = 1.0
+    max_value: Bound = 1.0
 
     spans_gradients = False  # type: ignore[assignment]  # entry by entry: no multiple of the gradient
 
@@ -91,13 +93,14 @@ class ClippedAdaptively(Wrapper):
 
     Example:
         >>> from simudy.dynamics.optim import SGD
-        >>> rule, params = ClippedAdaptively(SGD(lr=1.0), ratio=0.1), {"w": torch.tensor([3.0, 4.0])}
-        >>> rule.update({"w": torch.tensor([30.0, 40.0])}, rule.init(params), params)[0]["w"]
+        >>> params, grads = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([30.0, 40.0])}
+        >>> rule = ClippedAdaptively(SGD(lr=1.0), ratio=0.1)
+        >>> rule.update(grads, rule.init(params), params)[0]["w"]
         tensor([2.7000, 3.6000])
     """
 
-    ratio: Scalar = 0.01
-    floor: Scalar = 1e-3
+    ratio: Bound = 0.01
+    floor: Rate = 1e-3
 
     spans_gradients = False  # type: ignore[assignment]  # unit by unit: no multiple of the gradient
 

@@ -20,8 +20,8 @@ class Groups(Rule):
     """Give each parameter the rule of the first pattern that matches its name; None freezes it.
 
     Args:
-        rules: pattern to rule, in order. A string is a glob (``"*.bias"``), a compiled regex must
-            match the whole name.
+        rules: pattern to rule, in order. A string is a glob (``"*.bias"``); a compiled regex, or a
+            string that begins with ``re:``, must match the whole name.
 
     Raises:
         SimudyError: a parameter matches no pattern, or a pattern (other than ``"*"``) gets no
@@ -31,8 +31,9 @@ class Groups(Rule):
         >>> import torch
         >>> from simudy.dynamics.optim import SGD
         >>> rule = Groups({"*.bias": None, "head.*": SGD(lr=1.0), "*": SGD(lr=0.1)})
-        >>> params = {name: torch.zeros(1) for name in ("body.weight", "head.weight", "head.bias")}
-        >>> new, _ = rule.update({name: torch.ones(1) for name in params}, rule.init(params), params)
+        >>> names = ("body.weight", "head.weight", "head.bias")
+        >>> params, grads = ({k: x * torch.ones(1) for k in names} for x in (0.0, 1.0))
+        >>> new, _ = rule.update(grads, rule.init(params), params)
         >>> {name: round(p.item(), 1) for name, p in new.items()}
         {'body.weight': -0.1, 'head.weight': -1.0, 'head.bias': 0.0}
     """
@@ -57,7 +58,8 @@ class Groups(Rule):
     ) -> tuple[Params, dict[Pattern, Any]]:
         new, states = dict(params), {}
         for p, rule, group in self._active(params):
-            moved, states[p] = rule.update({name: grads[name] for name in group}, state[p], group)
+            theirs = {name: grads[name] for name in group if name in grads}
+            moved, states[p] = rule.update(theirs, state[p], group)
             new.update(moved)
         return new, states
 
@@ -90,12 +92,21 @@ class Groups(Rule):
         return groups
 
 
+def held_still(rule: Rule, params: Params) -> set[str]:
+    """The parameters that a rule, or one that it wraps, freezes by name."""
+    if isinstance(rule, Groups):
+        return {
+            name for p, names in rule._groups(params).items() if not rule.rules[p] for name in names
+        }
+    inner = getattr(rule, "rule", None)
+    return held_still(inner, params) if isinstance(inner, Rule) else set()
+
+
 def _matches(pattern: Pattern, name: str) -> bool:
-    return (
-        fnmatchcase(name, pattern)
-        if isinstance(pattern, str)
-        else pattern.fullmatch(name) is not None
-    )
+    if isinstance(pattern, str) and not pattern.startswith("re:"):
+        return fnmatchcase(name, pattern)
+    regex = pattern if isinstance(pattern, re.Pattern) else pattern.removeprefix("re:")
+    return re.fullmatch(regex, name) is not None
 
 
 def _text(names: list[Any]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.files import read_text, user_path
+from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Normalisation, Splits
 from simudy.victim.data.pixels import as_pixels, resize, to_grey
 from simudy.victim.data.select import Pool, at_least_one, balanced
@@ -37,9 +40,9 @@ class Cifar10:
     """
 
     root: str
-    n: int = 20
-    heldout: int | None = None
-    size: int | None = None
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    size: Annotated[int | None, SIDE] = None
     grey: bool = False
     binary: bool = False
     shuffle: bool = False
@@ -51,7 +54,7 @@ class Cifar10:
         """Images (n, 3 or 1, size, size). SimudyError for missing or damaged files, or too few
         images of a class.
         """
-        folder = find(Path(self.root).expanduser())
+        folder = find(user_path(self.root))
         pool = self.pool(read_records(folder / BATCH), read_names(folder / NAMES))
         wanted = (self.victim_records, self.heldout_records, self.pretrain_records)
         victims, controls, public = spans(wanted, len(pool.labels))
@@ -104,7 +107,7 @@ def read_records(path: Path) -> np.ndarray:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    names = tuple(path.read_text().split()) if path.is_file() else ()
+    names = tuple(read_text(path, FETCH).split()) if path.is_file() else ()
     if len(names) != 10:
         raise SimudyError(f"'{path}' is missing or does not name ten classes: {FETCH}")
     return names

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from simudy.ranges import DEPTH, WIDTH
 from simudy.victim.models.layers import activation_named, norm_named
 
 
@@ -21,8 +23,8 @@ class CNN(nn.Module):
         shape: Sequence[int] = (3, 32, 32),
         classes: int = 10,
         *,
-        width: int = 32,
-        depth: int = 3,
+        width: Annotated[int, WIDTH] = 32,
+        depth: Annotated[int, DEPTH] = 3,
         norm: str = "none",
         activation: str = "relu",
     ):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from simudy.errors import SimudyError
+from simudy.ranges import DEPTH, WIDTH
 from simudy.victim.models.layers import activation_named
 
 
@@ -23,8 +25,8 @@ class MLP(nn.Module):
         shape: Sequence[int] = (3, 32, 32),
         classes: int = 10,
         *,
-        width: int = 1000,
-        depth: int = 2,
+        width: Annotated[int, WIDTH] = 1000,
+        depth: Annotated[int, DEPTH] = 2,
         activation: str = "relu",
         bias: str = "first",
     ):

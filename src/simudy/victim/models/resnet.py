@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from simudy.ranges import WIDTH
 from simudy.victim.models.layers import lookup, norm_named
 
 
@@ -23,7 +25,7 @@ class ResNet(nn.Module):
         classes: int = 10,
         *,
         depth: int = 18,
-        width: int = 64,
+        width: Annotated[int, WIDTH] = 64,
         norm: str = "batch",
     ):
         super().__init__()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, DEPTH, WIDTH
 
 
 class ViT(nn.Module):
@@ -23,10 +25,10 @@ class ViT(nn.Module):
         shape: Sequence[int] = (3, 32, 32),
         classes: int = 10,
         *,
-        patch: int = 4,
-        width: int = 64,
-        depth: int = 2,
-        heads: int = 2,
+        patch: Annotated[int, COUNT] = 4,
+        width: Annotated[int, WIDTH] = 64,
+        depth: Annotated[int, DEPTH] = 2,
+        heads: Annotated[int, COUNT] = 2,
     ):
         super().__init__()
         c, h, w = shape

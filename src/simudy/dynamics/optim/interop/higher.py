@@ -62,7 +62,7 @@ class Higher(Rule):
         # higher rebinds the entries of these dicts, so they are copies; the tensors themselves it
         # leaves alone.
         twin = self._twin([dict(slot) for slot in state], list(params.values()))
-        twin._update([list(grads.values())])
+        twin._update([[grads.get(name) for name in params]])  # None: higher skips, as torch
         moved = dict(zip(params, twin.param_groups[0]["params"], strict=True))
         return moved, [twin.state[0][i] for i in range(len(params))]
 

@@ -16,7 +16,7 @@ from simudy.errors import SimudyError
 
 
 class State(NamedTuple):
-    """Steps taken, and TorchOpt's state: a tree over the list of tensors."""
+    """Steps taken, and TorchOpt's state: a tree over a list of tensors."""
 
     step: int
     inner: Any
@@ -37,7 +37,8 @@ class TorchOpt(Rule):
 
     Raises:
         SimudyError: ``factory`` returns the same object twice, or clips with
-            ``torchopt.clip.clip_grad_norm``, whose hyper-gradient is wrong.
+            ``torchopt.clip.clip_grad_norm``, whose hyper-gradient is wrong; or it holds functions
+            that are not TorchOpt's own, and a step leaves some parameters untouched.
 
     Reference: Ren et al., TorchOpt, JMLR 2023, arXiv:2211.06934.
 
@@ -51,7 +52,7 @@ class TorchOpt(Rule):
     factory: Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def init(self, params: Params) -> State:
+    def init(self, params: Params) -> dict[tuple[str, ...], State]:
         transform = self.factory(**self.options)
         if transform is self.factory(**self.options):
             raise SimudyError(
@@ -63,15 +64,35 @@ class TorchOpt(Rule):
                 "hyper-gradient is wrong: use "
                 "Clipped(TorchOpt(...), max_norm=...)"
             )
-        return State(0, transform.init(list(params.values())))
+        # Each tensor by itself: it counts its own steps, as in torch. Functions from elsewhere may
+        # couple the tensors.
+        apart = all(f.__module__.startswith("torchopt.") for f in _functions(transform))
+        groups = [(name,) for name in params] if apart else [tuple(params)]
+        return {
+            g: State(0, self.factory(**self.options).init([params[k] for k in g])) for g in groups
+        }
 
-    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        thetas, slopes = list(params.values()), list(grads.values())
+    def update(
+        self, grads: Params, state: dict[tuple[str, ...], State], params: Params
+    ) -> tuple[Params, dict[tuple[str, ...], State]]:
+        new, states = dict(params), dict(state)
+        for names in state:
+            if _touched(names, grads):
+                moved, states[names] = self._moved(
+                    grads, state[names], {k: params[k] for k in names}
+                )
+                new.update(moved)
+        return new, states
+
+    def _start(self, thetas: list[Tensor]) -> State:
+        return State(0, self.factory(**self.options).init(thetas))
+
+    def _moved(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
+        thetas, slopes = list(params.values()), [grads[name] for name in params]
         transform = self._after(state.step, thetas)
         moves, inner = transform.update(slopes, state.inner, params=thetas, inplace=False)
-        return dict(zip(params, map(torch.add, thetas, moves), strict=True)), State(
-            state.step + 1, inner
-        )
+        moved = dict(zip(params, map(torch.add, thetas, moves), strict=True))
+        return moved, State(state.step + 1, inner)
 
     def _after(self, steps: int, thetas: list[Tensor]) -> Any:
         """A new transformation whose hidden flag says whether this is the first call."""
@@ -80,6 +101,19 @@ class TorchOpt(Rule):
             blank = [torch.zeros(()) for _ in thetas]
             transform.update(blank, transform.init(blank), params=blank, inplace=False)
         return transform
+
+
+def _touched(names: tuple[str, ...], grads: Params) -> bool:
+    """Whether this step moves these tensors."""
+    touched = [name for name in names if name in grads]
+    if touched and len(touched) < len(names):
+        missing = next(name for name in names if name not in grads)
+        raise SimudyError(
+            f"the loss does not touch {missing!r} in this step, and a transformation with "
+            "functions of one's own may couple the parameters: give each its TorchOpt by Groups, "
+            "or use a native rule"
+        )
+    return bool(touched)
 
 
 def _functions(node: Any) -> Iterator[FunctionType]:

@@ -1,0 +1,1 @@
+"""Settings: their schema, their check, and the objects made of them."""

@@ -1,0 +1,1 @@
+"""Sweeps: jobs that failed, jobs that are done, and the table over them."""

@@ -1,0 +1,136 @@
+"""The last stage: compare with the secret where there is one, and lay out the result for a
+person.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from simudy.analysis.gallery import save_gallery
+from simudy.analysis.report import save_report
+from simudy.analysis.score import Score, paper_ssim, score
+from simudy.app.store import checkpoint, history, reconstruction
+from simudy.app.store.run_directory import RunDirectory, read_result
+from simudy.app.store.secret import Secret
+from simudy.files import write_json
+from simudy.victim.data import Normalisation
+
+log = logging.getLogger(__name__)
+
+SCORES = ("ssim_paper", "ssim", "psnr", "mse", "recovered")
+SHOWN = 6  # images in the filmstrip
+
+
+def finish(
+    cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: RunDirectory
+) -> dict[str, Any]:
+    """Score, draw and write ``result.json`` last: where it is, everything is."""
+    tensors, facts = reconstruction.read(folder.reconstruction)
+    images = tensors["images"]
+    found = facts["objective"] is not None  # else they are the dummies as they began
+    scored = _score(images, secret, cfg.seed) if secret and found else None
+    result = {"status": facts.pop("status"), **_figures(scored), **facts}
+    _draw(cfg, images, secret, normalisation, scored, result, folder)
+    write_json(folder.result, result)
+    _announce(result, folder)
+    return result
+
+
+def _score(images: Tensor, secret: Secret, seed: int) -> Score:
+    truth, heldout = secret.normalised()
+    labels = {"truth_labels": secret.victim.labels, "heldout_labels": secret.heldout.labels}
+    return score(
+        images, truth, normalisation=secret.normalisation, heldout=heldout, **labels, seed=seed
+    )
+
+
+def _figures(scored: Score | None) -> dict[str, Any]:
+    return scored.as_dict() if scored else {**dict.fromkeys(SCORES), "floor": None}
+
+
+def _draw(
+    cfg: DictConfig,
+    images: Tensor,
+    secret: Secret | None,
+    normalisation: Normalisation,
+    scored: Score | None,
+    result: dict[str, Any],
+    folder: RunDirectory,
+) -> None:
+    truth = secret.normalised()[0] if secret else None
+    snapshots: dict[int, Tensor] = _snapshots(folder)
+    title = f"{cfg.name}: {result['n']} images"
+    save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
+    save_report(
+        folder.report,
+        title=title,
+        settings=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+        result=result,
+        history=_curve(folder, truth, snapshots),
+        gallery_png=folder.gallery,
+        filmstrip=[(i, shot[_best(scored, len(shot))]) for i, shot in sorted(snapshots.items())],
+        normalisation=normalisation,
+        score=scored,
+    )
+
+
+def _snapshots(folder: RunDirectory) -> dict[int, Tensor]:
+    """Those of the search, where they can still be read."""
+    try:
+        return checkpoint.snapshots(checkpoint.load(folder.checkpoint) or {"snapshots": {}})
+    except TypeError:
+        return {}
+
+
+def _curve(
+    folder: RunDirectory, truth: Tensor | None, snapshots: dict[int, Tensor]
+) -> list[dict[str, Any]]:
+    """The history, with the score of every snapshot beside it; written back too."""
+    rows = history.load(folder.history)
+    for row in rows:
+        shot = snapshots.get(int(row["iteration"]))
+        if truth is not None and shot is not None and bool(torch.isfinite(shot).all()):
+            row["ssim_paper"] = paper_ssim(shot, truth)
+    history.save(folder.history, rows)
+    return rows
+
+
+def _best(scored: Score | None, count: int) -> list[int]:
+    """The images that came out best, or the first."""
+    if scored is None:
+        return list(range(min(SHOWN, count)))
+    pairs = sorted(scored.pairs, key=lambda pair: -pair.ssim_paper)
+    return [pair.paper_index for pair in pairs if 0 <= pair.paper_index < count][:SHOWN]
+
+
+def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
+    if result.get("ssim_paper") is not None:
+        floor = max(
+            (value for value in (result.get("floor") or {}).values() if value is not None),
+            default=math.nan,
+        )
+        words = "ssim_paper %.4f (highest floor %.4f), ssim %.4f, psnr %.1f dB, %.0f %% recovered"
+        shown = (
+            result["ssim_paper"],
+            floor,
+            result.get("ssim") or 0.0,
+            result.get("psnr") or 0.0,
+            100 * (result.get("recovered") or 0.0),
+        )
+        log.info(words, *shown)
+    log.info("gallery: %s", folder.gallery)
+    log.info("report:  %s", folder.report)
+
+
+def announce_finished(folder: RunDirectory) -> dict[str, Any]:
+    """Say that there is nothing left to do."""
+    result = read_result(folder.result)
+    log.info("already %s, nothing to do: remove %s to run again", result["status"], folder.root)
+    _announce(result, folder)
+    return result

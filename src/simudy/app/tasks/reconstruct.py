@@ -1,0 +1,134 @@
+"""The second stage: reconstruct the images behind the evidence, from wherever an earlier launch was
+stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from simudy.analysis.metrics import WINDOW
+from simudy.app.settings import factories
+from simudy.app.settings.fingerprint import config_hash
+from simudy.app.store import history, reconstruction
+from simudy.app.store.run_directory import RunDirectory
+from simudy.app.store.secret import Secret
+from simudy.app.tasks.plan import fit_to_memory, overview
+from simudy.app.tasks.precision import set_precision
+from simudy.app.tasks.watch import Watch
+from simudy.attack.evidence import Evidence
+from simudy.attack.methods.problem import Problem
+from simudy.attack.search import Reconstruction
+from simudy.errors import SimudyError
+
+log = logging.getLogger(__name__)
+
+
+def attack(
+    cfg: DictConfig,
+    evidence: Evidence,
+    secret: Secret | None,
+    folder: RunDirectory,
+    device: torch.device,
+) -> None:
+    """Reconstruct, and write the outcome to the run's directory."""
+    if secret is not None:
+        _require_scorable(evidence)
+    evidence = evidence.to(device)
+    _, problem = _build_problem(cfg, evidence, secret, device)
+    set_precision(cfg.precision, problem)
+    search = factories.new_search(cfg, problem)
+    watch = Watch(folder.checkpoint, cfg.intervals, search.outer.iterations)
+    if not watch.resume(search):  # it may be half loaded
+        search = factories.new_search(cfg, problem)
+    with watch.at_work():
+        found = search.run(on_step=watch)
+    watch.save()
+    log.info(
+        "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
+    )
+    history.save(folder.history, found.history)
+    reconstruction.write(folder.reconstruction, found, _facts(cfg, found, evidence, device))
+
+
+def take_one_step(
+    cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
+) -> None:
+    """Build everything, say what would happen, and take one outer step on a run of one epoch."""
+    evidence = evidence.to(device)
+    method, problem = _build_problem(cfg, evidence, secret, device)
+    set_precision(cfg.precision, problem)
+    if known := getattr(method, "recipe", None):
+        method = dataclasses.replace(
+            method, recipe=dataclasses.replace(known, epochs=1, schedule=None)
+        )  # type: ignore
+    search = factories.new_search(cfg, method.problem(evidence, seed=cfg.seed))
+    search.step()
+    log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
+
+
+def _build_problem(
+    cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
+) -> tuple[Any, Problem]:
+    """The method, in a form that fits the device, and its problem; says what is about to happen."""
+    method = factories.method(cfg, evidence, secret)
+    problem = method.problem(evidence, seed=cfg.seed)
+    fits = fit_to_memory(
+        method, evidence, n=len(problem.variables()["latent"]), device=device, limit=cfg.memory
+    )
+    if fits is not method:
+        problem = fits.problem(evidence, seed=cfg.seed)
+    log.info(overview(evidence, problem, fits, device=device))
+    for finding in evidence.notes.get("findings", ()):
+        log.info("from the files: %s", finding)
+    return fits, problem
+
+
+def _require_scorable(evidence: Evidence) -> None:
+    """Before the attack rather than after it."""
+    if min(evidence.shape[-2:]) < WINDOW:
+        size = "×".join(map(str, evidence.shape[-2:]))
+        window = f"{WINDOW}×{WINDOW}"
+        raise SimudyError(
+            f"images of {size} are too small for SSIM, whose window is {window}: set a larger "
+            "data.size"
+        )
+
+
+def _facts(
+    cfg: DictConfig, found: Reconstruction, evidence: Evidence, device: torch.device
+) -> dict[str, Any]:
+    """The part of result.json that needs no secret."""
+    return {
+        "status": found.status,
+        "distance": found.distance,
+        "objective": found.objective,
+        "iterations": found.iterations,
+        "seconds": round(found.seconds, 3),
+        "seconds_per_iteration": (found.history[-1]["seconds"] if found.history else 0.0)
+        / max(found.iterations, 1),
+        "peak_memory_mb": round(_peak_memory(device), 1),
+        "n": evidence.n or len(found.images),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "versions": {
+            "python": platform.python_version(),
+            **{k: version(k) for k in ("torch", "simudy", "numpy")},
+        },
+        "config_hash": config_hash(cfg),
+    }
+
+
+def _peak_memory(device: torch.device) -> float:
+    """In MB: of the GPU where there is one, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,116 @@
+"""What ``task`` names: the stages of a run, alone or one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from simudy.app.store.run_directory import RunDirectory
+from simudy.errors import SimudyError
+
+log = logging.getLogger(__name__)
+
+# task: where its function is, (cfg, folder) -> result; imported when asked for.
+TASKS = {
+    "run": "simudy.app.tasks.run:run_stages",
+    "victim": "simudy.app.tasks.run:victim",
+    "reconstruct": "simudy.app.tasks.run:run_stages",
+    "score": "simudy.app.tasks.run:rescore",
+    "linearity": "simudy.app.tasks.measure_linearity:linearity",
+    "size": "simudy.app.tasks.estimate_size:size",
+}
+
+
+def run(cfg: DictConfig, root: Path) -> dict[str, Any] | None:
+    """Do ``cfg.task`` in the directory ``root``; what is there already is not done again.
+
+    Raises:
+        SimudyError: bad input.
+        KeyboardInterrupt: stopped by a person; what was found so far is on disk.
+    """
+    from simudy.app.tasks.precision import multiply_exactly
+
+    multiply_exactly()
+    if cfg.dry_run:
+        return dry_run(cfg)
+    return _task(cfg.task)(cfg, RunDirectory(root))
+
+
+def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
+    """Victim, attack and score; ``task=reconstruct`` takes evidence that is there."""
+    from simudy.app.settings import factories
+    from simudy.app.tasks import prepare
+    from simudy.app.tasks.finish import announce_finished, finish
+    from simudy.app.tasks.reconstruct import attack
+
+    folder.claim(cfg)
+    if folder.finished():
+        return announce_finished(folder)
+    device = factories.device(cfg.device)
+    held, secret = prepare.prepare_evidence(cfg, folder, device), prepare.load_secret(cfg, folder)
+    attack(cfg, held, secret, folder, device)
+    result = finish(cfg, secret, _normalisation(held), folder)
+    if result["status"] == "interrupted":
+        raise KeyboardInterrupt
+    return result
+
+
+def victim(cfg: DictConfig, folder: RunDirectory) -> None:
+    """Stop when evidence and secret are laid down."""
+    from simudy.app.settings import factories
+    from simudy.app.tasks import prepare
+
+    folder.claim(cfg)
+    prepare.prepare_evidence(cfg, folder, factories.device(cfg.device))
+    log.info("evidence: %s", folder.evidence)
+
+
+def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
+    """Score, and draw, what the directory holds, by its own settings."""
+    from simudy.app.settings import factories
+    from simudy.app.tasks import prepare
+    from simudy.app.tasks.finish import finish
+
+    cfg = OmegaConf.merge(folder.settings(cfg), {"task": "score"})  # type: ignore[assignment]
+    held = prepare.prepare_evidence(cfg, folder, factories.device("cpu"))
+    return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
+
+
+def dry_run(cfg: DictConfig) -> None:
+    """A dry run: everything is built, one outer step is taken, nothing is kept."""
+    from simudy.app.settings import factories
+    from simudy.app.settings.factories import recipe
+    from simudy.app.tasks import prepare
+    from simudy.app.tasks.reconstruct import take_one_step
+
+    device = factories.device(cfg.device)
+    given = cfg.evidence.initial or cfg.evidence.folder
+    one_epoch = {"recipe": {"epochs": 1}, "victim": {"pretrain": {"epochs": 0}}}
+    short: Any = OmegaConf.merge(cfg, {"task": "run"}, {} if given else one_epoch)
+    with tempfile.TemporaryDirectory() as root:
+        folder = RunDirectory(Path(root))
+        held = prepare.prepare_evidence(short, folder, device)
+        secret = prepare.load_secret(short, folder)
+    if not given:
+        held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run
+    take_one_step(cfg, held, secret, device)
+
+
+def _normalisation(held: Any) -> Any:
+    from simudy.victim.data import Normalisation
+
+    return Normalisation(held.mean, held.std)
+
+
+def _task(name: str) -> Callable[[DictConfig, RunDirectory], dict[str, Any] | None]:
+    if name not in TASKS:
+        raise SimudyError(f"task={name}: choose from {', '.join(TASKS)}")
+    module, _, function = TASKS[name].partition(":")
+    return getattr(import_module(module), function)

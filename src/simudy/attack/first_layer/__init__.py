@@ -1,0 +1,1 @@
+"""What the displacement of a first, linear layer says about the images."""

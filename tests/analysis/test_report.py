@@ -1,0 +1,151 @@
+"""The pictures hold everything, depend on nothing and appear whole."""
+
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from simudy.analysis.gallery import enlarge, save_gallery
+from simudy.analysis.report import flatten, save_report
+from simudy.analysis.score import Score, score
+
+
+def images(n: int, c: int = 3, side: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, c, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def scored(truth: torch.Tensor, reconstruction: torch.Tensor) -> Score:
+    return score(
+        reconstruction,
+        truth,
+        normalisation=None,
+        heldout=images(len(truth), truth.shape[1], seed=9),
+    )
+
+
+def draw(path, truth, reconstruction, title="a run"):
+    result = None if truth is None else scored(truth, reconstruction)
+    save_gallery(path, truth, reconstruction, result, normalisation=None, title=title)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return picture.convert("RGB")
+
+
+def shades(picture) -> int:
+    return len(picture.getcolors(maxcolors=2**20))
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "rows"), [(1, 3, 1), (3, 1, 1), (20, 3, 2), (21, 1, 3), (120, 3, 12)]
+)
+def test_a_gallery_has_the_size_its_pairs_need(tmp_path, n, c, rows):
+    picture = draw(tmp_path / "gallery.png", images(n, c), images(n, c, seed=1))
+    tile = 8 * round((320 if n <= 2 else 240 if n <= 5 else 160) / 8)
+    assert picture.height == 172 + rows * (2 * (tile + 4) + 60) + 56
+    assert picture.width == max(1140, 2 * 48 + 34 + -(-n // rows) * (tile + 14) - 14)
+    assert not list(tmp_path.glob(".*"))  # no draft is left behind
+
+
+def test_images_are_enlarged_without_resampling(tmp_path):
+    truth = images(1)
+    picture = draw(tmp_path / "gallery.png", truth, truth)
+    for row, column in ((0, 0), (3, 5), (7, 7)):
+        expected = tuple((truth[0, :, row, column] * 255).round().int().tolist())
+        assert picture.getpixel((48 + 34 + 40 * column + 20, 172 + 40 * row + 20)) == expected
+
+
+def test_pairs_stand_best_first(tmp_path):
+    truth = images(3)
+    picture = draw(tmp_path / "gallery.png", truth, torch.stack([images(1, seed=5)[0], truth[2]]))
+    best = tuple((truth[2, :, 0, 0] * 255).round().int().tolist())
+    assert picture.getpixel((48 + 34 + 5, 172 + 5)) == best
+
+
+def test_a_gallery_without_a_secret(tmp_path):
+    assert shades(draw(tmp_path / "gallery.png", None, images(12))) > 100
+
+
+def test_large_images_are_averaged_down_and_odd_channels_shown_grey(tmp_path):
+    assert enlarge(torch.zeros(1, 640, 320, 3).byte().numpy(), count=1).shape == (1, 320, 160, 3)
+    assert shades(draw(tmp_path / "gallery.png", images(2, c=4), images(2, c=4))) > 10
+
+
+HISTORY = [
+    {"iteration": i, "objective": 0.9**i, "distance": -1e-9 if i == 9 else 0.9**i}
+    for i in range(10)
+]
+HISTORY[5]["ssim_paper"] = 0.3
+
+
+def report(path, *, secret=True, history=HISTORY, title="a run"):
+    truth, reconstruction = images(4), images(4, seed=1)
+    result = scored(truth, reconstruction) if secret else None
+    gallery = path.with_name("gallery.png")
+    save_gallery(
+        gallery, truth if secret else None, reconstruction, result, normalisation=None, title=title
+    )
+    save_report(
+        path,
+        title=title,
+        settings={"data": {"name": "<b>faces</b>", "n": 4}, "seed": 12345, "outer": {"lr": 0.1}},
+        result={"status": "finished", "distance": 1e-3, "seconds": 12.5, "ssim": None},
+        history=history,
+        gallery_png=gallery,
+        filmstrip=[(0, images(2)), (500, images(2, seed=1))],
+        normalisation=None,
+        score=result,
+    )
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_report_holds_every_part_and_loads_nothing(tmp_path):
+    text = report(tmp_path / "report.html")
+    for part in (
+        "Against the floor",
+        "Reconstructions",
+        "Curves",
+        "How the images came about",
+        "Result",
+        "Settings",
+    ):
+        assert f"<h2>{part}</h2>" in text
+    assert set(re.findall(r'(?:src|srcset)="([^,]*),', text)) == {"data:image/png;base64"}
+    text = re.sub(r'base64,[^"]*', "", text)  # four letters may turn up in an image by chance
+    assert (
+        "http" not in text and "url(" not in text and "<script" not in text and "<link" not in text
+    )
+    assert "prefers-color-scheme: dark" in text
+    assert text.count('class="pixels"') == 4
+    assert "<td>12345</td>" in text and "outer.lr" in text
+
+
+def test_a_report_says_when_it_is_not_above_chance(tmp_path):
+    assert "Not above chance" in report(
+        tmp_path / "report.html"
+    )  # random images against random images
+
+
+def test_a_report_escapes_what_a_person_typed(tmp_path):
+    text = report(tmp_path / "report.html", title="<script>alert(1)</script> $x_1$")
+    assert "<script>" not in text and "<b>faces</b>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_a_report_without_a_secret_gives_no_score(tmp_path):
+    text = report(tmp_path / "report.html", secret=False)
+    assert (
+        "There was no secret" in text
+        and "Against the floor" not in text
+        and "recovered (" not in text
+    )
+
+
+def test_a_history_as_a_csv_reader_yields_it(tmp_path):
+    rows = [{key: str(value) for key, value in row.items()} | {"ssim_paper": ""} for row in HISTORY]
+    assert "<h2>Curves</h2>" in report(tmp_path / "a.html", history=rows)
+    assert "<h2>Curves</h2>" not in report(tmp_path / "b.html", history=[])
+
+
+def test_flatten_keeps_order_and_empty_mappings():
+    assert flatten({"b": {"c": {"d": 1}}, "a": {}}) == {"b.c.d": 1, "a": {}}

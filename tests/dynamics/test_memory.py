@@ -1,0 +1,76 @@
+"""Peak memory, measured in processes of their own: flat in the number of steps, as promised."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+SEGMENTS = """
+import json
+import measure, torch
+from simudy import *
+
+model = StatelessModel(torch.nn.Linear(1000, 1000, bias=False))
+images = torch.randn(2, 1000, requires_grad=True)
+
+def run(steps):
+    batches = [(images, torch.arange(2))] * steps
+    end = simulate(model.loss, model.params, batches, SGD(lr=0.1), adjoint=Recompute(4), gradient=GRADIENT())
+    torch.autograd.grad(end["weight"].sum(), images)
+
+run(8)
+print(json.dumps([measure.peak_bytes(lambda: run(steps)) for steps in (8, 32)]))
+"""
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The scripts of ``benchmarks/``, importable."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the peers' deprecations
+        yield
+    for name in ("measure", "peers", "memory"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("gradient", ["Reverse", "Mixed"])
+def test_recompute_lets_go_of_each_segment_it_has_replayed(
+    benchmarks, monkeypatch, tmp_path, gradient
+):
+    import measure
+
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    (tmp_path / "segments.py").write_text(SEGMENTS.replace("GRADIENT", gradient))
+    short, long = measure.in_own_process(str(tmp_path / "segments.py"), [])
+    theta, more_segments = 4 * 1000 * 1000, 6
+    assert short > 4 * theta
+    assert long - short <= 1.1 * more_segments * theta
+
+
+def test_all_methods_of_the_comparison_compute_the_same(benchmarks):
+    import peers
+
+    exact = peers.image_gradient(
+        "simudy Reverse Recompute", peers.task("tiny", 3, dtype=torch.float64)
+    )
+    for method in peers.METHODS:
+        about = peers.task("tiny", 3, dtype=torch.float64)
+        assert peers.error(method, about, exact) < 1e-10, method
+    assert len(peers.METHODS) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Direct, Mixed", "Recompute(8), Reverse", "Recompute(8), Mixed"])
+def test_the_peak_at_64_steps_keeps_its_bound(benchmarks, name):
+    import memory
+
+    peaks = memory.curve(memory.CURVES[name], (8, 64))
+    limit = memory.bound(name, peaks)
+    assert limit is not None and peaks[64] <= limit, (peaks, limit)

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from simudy import SGD, Adam, Evidence, Recipe, SimudyError, StatelessModel, simulate
-from simudy.attack.off_units import decode_off_units, fitted_row
-from simudy.attack.relu_layer import ReluLayer
+from simudy.attack.first_layer.off_units import decode_off_units, fitted_row
+from simudy.attack.first_layer.relu_layer import ReluLayer
 from simudy.dynamics import tree
-from simudy.dynamics.optim import Clipped
+from simudy.dynamics.optim import Clipped, Groups
 from simudy.victim.data import Faces
 from simudy.victim.models import CNN, MLP
 
@@ -167,6 +167,7 @@ def test_part_of_the_images_is_said_to_be_part():
         (partial(MLP, width=200, activation="elu"), None, "no ReLU"),
         (partial(MLP, width=200, bias="none"), None, "no trained bias"),
         (partial(CNN, width=4), None, "first layer is not linear"),
+        (WIDE, Recipe(Groups({"*.bias": SGD(lr=0.2), "*": SGD(lr=0.1)}), epochs=5), "another rule"),
         (WIDE, Recipe(Adam(lr=1e-3), epochs=3), "Adam moves weights out"),
     ],
 )

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
-from simudy.attack.span import Span, without_gradients
+from simudy.attack.first_layer.span import Span, without_gradients
+from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
 _ROUNDING = 0.25  # root mean square error of a rounded number, over its size and the type's eps
@@ -43,20 +44,21 @@ class ReluLayer:
         """Read it off the evidence.
 
         Args:
-            precision: the coarsest type the weights were kept in. Default: the one they are in.
+            precision: the coarsest type the weights were kept in. Default: the evidence's.
 
         Raises:
             SimudyError: the first layer is not linear with a bias and a ReLU after it, the rule
-                leaves the gradients' span, the images depend linearly on each other, or rounding
-                hides some.
+                leaves the gradients' span or treats the bias otherwise, the images depend
+                linearly on each other, or rounding hides some.
         """
         weight, bias, n = _names_and_number(evidence)
         _require_relu(evidence, weight, bias)
+        _require_one_rule(evidence, weight, bias)
         held = evidence.initial, evidence.final
         ends = [[w[k].double() for k in (weight, bias)] for w in held]
         still = [without_gradients(evidence, k).double() for k in (weight, bias)]
         columns, values, rows = torch.linalg.svd(ends[1][0] - still[0], full_matrices=False)
-        noise = _noise(evidence, weight, precision or evidence.initial[weight].dtype)
+        noise = _noise(evidence, weight, precision)
         _require_visible(values[:n], noise * sum(s**0.5 for s in still[0].shape))
         units, pixels = columns[:, :n].contiguous(), rows[:n]
         moved = torch.cat([values[:n].diag(), (units.mT @ (ends[1][1] - still[1]))[:, None]], 1)
@@ -112,11 +114,31 @@ def _require_visible(values: Tensor, noise: float) -> None:
         raise _refusal(f"the weights' rounding hides {hidden} of {len(values)} images")
 
 
-def _noise(evidence: Evidence, weight: str, precision: torch.dtype) -> float:
+def _require_one_rule(evidence: Evidence, weight: str, bias: str) -> None:
+    """Equal gradients must move the bias as they move the weight: else its D is another."""
+    moved, still = _end(evidence, 1.0), _end(evidence, 0.0)
+    by = [(moved[name] - still[name]).mean() for name in (weight, bias)]
+    if not torch.allclose(*by, rtol=1e-3):
+        raise _refusal("the first layer's bias was trained by another rule than its weight")
+
+
+def _end(evidence: Evidence, size: float) -> Params:
+    """Where a run of gradients that are the same for all parameters, single numbers, ends."""
+    rules = evidence.recipe.rules(evidence.n or 1)
+    params = {name: w.new_zeros(()) for name, w in evidence.initial.items()}
+    state = rules[0].init(params)
+    for t, rule in enumerate(rules):
+        gradients = {name: torch.full_like(p, size / (1 + t)) for name, p in params.items()}
+        params, state = rule.update(gradients, state, params)
+    return rules[-1].final(params, state)
+
+
+def _noise(evidence: Evidence, weight: str, precision: torch.dtype | None) -> float:
     """Of one entry of ΔW1: every step rounds the weights."""
     w, steps = evidence.initial[weight], evidence.recipe.steps(evidence.n or 1)
+    known = getattr(torch, evidence.precision) if evidence.precision else w.dtype
     size = float(w.square().mean().sqrt())
-    return _ROUNDING * torch.finfo(precision).eps * size * steps**0.5
+    return _ROUNDING * torch.finfo(precision or known).eps * size * steps**0.5
 
 
 def _refusal(reason: str) -> SimudyError:

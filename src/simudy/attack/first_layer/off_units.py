@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
-from simudy.attack.relu_layer import ReluLayer
+from simudy.attack.first_layer.relu_layer import ReluLayer
 
 _REWEIGHTED = 30  # times at most
 _SETTLED = 1e-12  # 1 − cosine of a row to the one before

@@ -61,7 +61,7 @@ def outer(cfg: DictConfig) -> Outer:
         if cfg.outer[k] is not None
     }
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
-    numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
+    numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule", "decode")}
     lrs = numbers.pop("lrs") or {}
     return Outer(**numbers, lrs=lrs, **made)
 
@@ -239,7 +239,5 @@ def _schedule(said: Any, where: str) -> Schedule | None:
     if isinstance(made, (list, float, int)):
         return made
     if not isinstance(said.get("steps"), int):
-        raise SimudyError(
-            f"{where} must be written out beside the weights: set {where}.steps"
-        )
+        raise SimudyError(f"{where} must be written out beside the weights: set {where}.steps")
     return [float(made(step)) for step in range(said["steps"])]

@@ -129,6 +129,7 @@ class OuterConfig:
     tolerance: float = number(0.0, NOT_NEGATIVE)
     average: float = number(0.0, DECAY)
     refine: int = number(10, NUMBER_OF)
+    decode: bool = False
     lrs: Any = field(
         default=None, metadata={"hint": LRS}
     )  # step sizes by variable; a plain {name: number}

@@ -21,6 +21,7 @@ from simudy.app.settings.fingerprint import config_hash
 from simudy.app.store import history, reconstruction
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
+from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
@@ -56,7 +57,9 @@ def attack(
         "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
     )
     history.save(folder.history, found.history)
-    reconstruction.write(folder.reconstruction, found, _facts(cfg, found, evidence, device))
+    found, certified = decode(found, evidence) if cfg.outer.decode else (found, {})
+    facts = {**_facts(cfg, found, evidence, device), **certified}
+    reconstruction.write(folder.reconstruction, found, facts)
 
 
 def take_one_step(

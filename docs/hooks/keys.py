@@ -42,7 +42,6 @@ SHARED = {
     "adjoint": "adjoint",
     "gradient": "gradient",
 }
-FILLED = {"shape": "filled in from the data", "classes": "filled in from the data"}
 GUESS = "the attacker's guess; null: as the victim's"
 
 
@@ -69,6 +68,9 @@ def general() -> list[Key]:
     """Every key that the schema types, with the value and the comment of ``conf/config.yaml``."""
     path = CONF / "config.yaml"
     values, notes = flat(load(path)), comments(path)
+    for section, chosen in chosen_options(path):
+        values |= flat(load(chosen), f"{section}.")
+        notes |= {f"{section}.{name}": note for name, note in comments(chosen).items()}
     keys = [
         Key(name, field.type, values.get(name, field.default), notes.get(name) or field.meaning)
         for name, field in schema(Config).items()
@@ -78,6 +80,15 @@ def general() -> list[Key]:
         kind = known.get(name.removeprefix("attack."), Field()).type
         keys.append(Key(name, kind, values[name], notes.get(name) or GUESS))
     return keys
+
+
+def chosen_options(path: Path) -> Iterator[tuple[str, Path]]:
+    """The options that fill a section of the schema, unless told otherwise."""
+    sections = {field.name for field in dataclasses.fields(Config)}
+    for entry in load(path)["defaults"]:
+        for group, name in entry.items() if isinstance(entry, dict) else ():
+            if group in sections and dataclasses.is_dataclass(settings_of(Config)[group]):
+                yield group, CONF / group / f"{name}.yaml"
 
 
 def option(path: Path) -> list[Key]:
@@ -91,8 +102,21 @@ def option(path: Path) -> list[Key]:
         key
         for name in named_here
         if name not in ("_target_", "defaults")
-        for key in node(name, own.get(name), takes.get(name, Field()), comments(path), path)
+        for key in node(
+            name,
+            completed(own.get(name), inherited.get(name)),
+            takes.get(name, Field()),
+            comments(path),
+            path,
+        )
     ]
+
+
+def completed(value: Any, inherited: Any) -> Any:
+    """A node that leaves its ``_target_`` to the file it starts from."""
+    if isinstance(value, dict) and isinstance(inherited, dict):
+        return {"_target_": inherited.get("_target_"), **value}
+    return value
 
 
 def node(
@@ -116,7 +140,8 @@ def node(
     if shared:
         yield Key(full, "", f"= {shared}", "as there; given here, for this method alone")
     else:
-        yield Key(full, field.type, given, note or field.meaning or FILLED.get(name, ""))
+        left_out = "left out" if given is None else ""
+        yield Key(full, field.type, given, note or field.meaning or left_out)
 
 
 def arguments(target: str) -> dict[str, Field]:
@@ -227,5 +252,5 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def words(hint: Any) -> str:
     """A type as a person says it."""
     text = "" if hint in (Any, inspect._empty) else named(hint)
-    text = re.sub(r"from (\S+) to (?:1e\+0[69]|9\.2\S+)", r"\1 or more", text)  # as good as no end
+    text = re.sub(r"from (\S+) to [\d,]{9,}", r"\1 or more", text)  # as good as no end
     return text.replace(" or null", "; or null")

@@ -127,8 +127,14 @@ def cell(text: str) -> str:
     """Text that is safe inside a table."""
     text = re.sub(r"``(.+?)``", r"`\1`", text).replace("|", "\\|")
     parts = re.split(r"(`[^`]*`)", text)
-    safe = [part if part.startswith("`") else part.replace("<", "&lt;") for part in parts]
-    return re.sub(r"(https?://\S+)", r"<\1>", "".join(safe)).strip()
+    return "".join(part if part.startswith("`") else plain(part) for part in parts).strip()
+
+
+def plain(text: str) -> str:
+    """Text whose signs mean nothing to Markdown, but for addresses, which become links."""
+    parts = re.split(r"(https?://\S+)", text)
+    escaped = [re.sub(r"([_*])", r"\\\1", part).replace("<", "&lt;") for part in parts]
+    return "".join(f"<{parts[i]}>" if i % 2 else part for i, part in enumerate(escaped))
 
 
 def sentences(text: str) -> str:

@@ -6,16 +6,14 @@ for: ``Annotated[float, POSITIVE]``, ``list[int]``, ``Literal["a", "b"]``, a ``T
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simudy.ranges import Length, Range
+from simudy.ranges import MEASURED, Length, Range
 
-_LARGEST = 2**63  # of whole numbers: what a tensor can hold
+_LARGEST, _LARGEST_FLOAT = 2**63, 3.4e38  # what tensors can hold
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -45,7 +43,7 @@ def misfit(value: Any, hint: Any, where: str) -> str | None:
             isinstance(value, bool) and origin is not bool
         ):
             return wrong
-        numeric = origin in (int, float)
+        numeric = origin in (int, float) and MEASURED not in limits
         ok = not numeric or (is_finite(value) and all(value in limit for limit in limits))
         return None if ok else wrong
     if typing.is_typeddict(origin):
@@ -56,6 +54,8 @@ def misfit(value: Any, hint: Any, where: str) -> str | None:
         if (count := _fixed(origin, args)) is not None and len(value) != count:
             return f"{where}={_short(value)}: give a list of {count}"
         return _first(misfit(v, _entry(args), f"{where}[{i}]") for i, v in enumerate(value))
+    if _is_ours(origin) and not isinstance(value, (Mapping, origin)):
+        return wrong
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             return wrong
@@ -83,8 +83,8 @@ def named(hint: Any, value: Any = None) -> str:
 
 
 def is_finite(value: float) -> bool:
-    """Whether a number is neither NaN nor infinite, nor a whole one beyond 64 bits."""
-    return abs(value) < _LARGEST if isinstance(value, int) else math.isfinite(value)
+    """Whether a number is neither NaN nor beyond what a tensor holds: 64 bits, or float32."""
+    return abs(value) < (_LARGEST if isinstance(value, int) else _LARGEST_FLOAT)
 
 
 def is_plain(hint: Any) -> bool:
@@ -101,12 +101,13 @@ def _misfit_of_all(value: Any, hint: Any, where: str, wrong: str) -> str | None:
     parts = _parts(hint)
     plain = [part for part in parts if is_plain(part)]
     found = [
-        misfit(value, part, where)
-        for part in (plain if plain and not isinstance(value, Mapping) else parts)
+        misfit(value, part, where) for part in (plain if plain and not _is_node(value) else parts)
     ]
     if None in found:
         return None
-    sequences = isinstance(value, (list, tuple)) and [f for f in found if f and "[" in f[:80]]
+    sequences = isinstance(value, (list, tuple)) and [
+        f for f in found if f and f.startswith(f"{where}[")
+    ]
     return sequences[0] if sequences else wrong
 
 
@@ -141,6 +142,22 @@ def _parts(hint: Any) -> list[Any]:
     ]
 
 
+def _is_node(value: Any) -> bool:
+    """Whether a value describes an object, which is beyond plain data."""
+    return not isinstance(value, (*_PLAIN, list, tuple)) and (
+        not isinstance(value, Mapping) or "_target_" in value
+    )
+
+
+def _is_ours(origin: Any) -> bool:
+    """Whether a hint is a class of simudy's, for which no number or word can stand."""
+    return (
+        isinstance(origin, type)
+        and origin.__module__.startswith("simudy.")
+        and not typing.is_typeddict(origin)
+    )
+
+
 def _is_union(bare: Any) -> bool:
     return isinstance(bare, types.UnionType) or typing.get_origin(bare) is typing.Union
 
@@ -158,7 +175,9 @@ def _kind(bare: Any) -> str:
     origin = typing.get_origin(bare) or bare
     if typing.is_typeddict(origin) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "a mapping"
-    return "a list" if isinstance(origin, type) and not dataclasses.is_dataclass(origin) else "it"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return "a list"
+    return f"a node with a _target_ that makes a {getattr(origin, '__name__', origin)}"
 
 
 def _short(value: Any) -> str:
@@ -173,6 +192,7 @@ _ATOMS: dict[Any, tuple[type, ...]] = {
     str: (str,),
     type(None): (type(None),),
 }
+_PLAIN = (bool, int, float, str, type(None))
 _WORDS = {
     int: "a whole number",
     float: "a number",

@@ -33,15 +33,19 @@ class Range:
         return over and under
 
     def __str__(self) -> str:
-        start = f"above {self.low:g}" if self.above else f"{self.low:g} or more"
-        end = f"below {self.high:g}" if self.below else f"at most {self.high:g}"
+        start = f"above {_figure(self.low)}" if self.above else f"{_figure(self.low)} or more"
+        end = f"below {_figure(self.high)}" if self.below else f"at most {_figure(self.high)}"
         if math.isinf(self.high):
             return start
         if math.isinf(self.low):
             return end
         if self.above:
             return f"{start} and {end}"
-        return f"from {self.low:g} to {'below ' if self.below else ''}{self.high:g}"
+        return f"from {_figure(self.low)} to {'below ' if self.below else ''}{_figure(self.high)}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,14 @@ class Length:
         return str(self.low) if self.low == self.high else f"{self.low} or more"
 
 
+MEASURED = Range()  # a figure that came out, NaN and infinity included
 NOT_NEGATIVE = Range(0)
 POSITIVE = Range(0, above=True)
 FRACTION = Range(0, 1)
 DECAY = Range(0, 1, below=True)  # of a running mean: at 1 nothing new would ever count
 COUNT = Range(1, 10**9)
 NUMBER_OF = Range(0, 10**9)
+DUMMIES = Range(1, 10**6)  # to reconstruct at once
 SEED = Range(0, 2**63 - 1)  # what torch's generators take
 SIDE = Range(1, 4096)  # pixels along a picture
 WIDTH, DEPTH = Range(1, 10**6), Range(0, 1000)  # of a network

@@ -158,3 +158,45 @@ def test_a_search_without_one_finite_step_has_diverged(audit, cli, tmp_path, mon
         assert found["ssim"] is found["ssim_paper"] is found["floor"] is None
         assert "diverged" in outcome.out and "ssim_paper" not in outcome.out
         assert "already diverged" in cli(*argv).out
+
+
+def test_the_whole_recipe(cli, tmp_path):
+    (tmp_path / "order.json").write_text(json.dumps([[0, 1], [2, 3], [3, 1], [0, 2]]))
+    said = (
+        "recipe.scheduler._target_=torch.optim.lr_scheduler.StepLR",
+        *("+recipe.scheduler.step_size=1", "+recipe.scheduler.gamma=0.5"),
+        *("recipe.scheduler_per=step", "recipe.batch_size=2", "recipe.drop_last=true"),
+    )
+    run = ("recipe.epochs=2", "recipe.seed=5")
+    assert cli(*said, *run, "hydra.run.dir=a", "recipe.order=torch").code == 0
+    saved = json.loads((tmp_path / "a/evidence/evidence.json").read_text())["recipe"]
+    assert saved["scheduler"]["gamma"] == 0.5 and saved["seed"] == 5
+    assert (saved["order"], saved["scheduler_per"], saved["drop_last"]) == ("torch", "step", True)
+    assert cli(*said, *run, "hydra.run.dir=b", "recipe.order=order.json").code == 0
+    half = ("recipe.accumulate=2", "recipe.scheduler_per=epoch")
+    assert cli(*said, *half, *run, "hydra.run.dir=c").code == 0
+    guess = ("attack.recipe.epochs=1", "+attack.recipe.order=torch")
+    assert "2 steps simulated" in cli(*said, *run, *guess, "hydra.run.dir=d").out
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("recipe.order=nowhere.json", "recipe.order=nowhere.json cannot be read"),
+        ("recipe.order=[0,1]", "recipe.order holds no rows of image numbers"),
+        ("recipe.order=[[0,9]]", "images beyond the 4 there are"),
+        ("recipe.accumulate=0", "recipe.accumulate=0: give a whole number"),
+        ("recipe.scheduler_per=year", "recipe.scheduler_per=year: give epoch or step"),
+        (
+            "recipe.scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "decides by a metric",
+        ),
+        (
+            "recipe.scheduler._target_=torch.optim.lr_scheduler.StepLr",
+            "recipe.scheduler._target_=torch.optim.lr_scheduler.StepLr: cannot import it",
+        ),
+        ("+recipe.scheduler.step_size=1", "recipe.scheduler names no _target_"),
+    ],
+)
+def test_a_recipe_that_cannot_be(cli, said, words):
+    assert words in cli(said, "hydra.run.dir=run").error

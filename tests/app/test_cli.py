@@ -241,7 +241,9 @@ def test_a_dry_run_keeps_nothing(cli, tmp_path):
     assert {path.name for path in (tmp_path / "a").iterdir()} == {".hydra", "run.log"}
 
 
-def test_a_defect_of_ours_is_not_called_bad_input(cli, monkeypatch):
+def test_a_defect_of_ours_is_one_line_too_and_says_how_to_see_more(cli, monkeypatch):
     monkeypatch.setattr("simudy.app.tasks.run.run_stages", lambda cfg, folder: 1 / 0)
+    assert cli().error.startswith("ZeroDivisionError: division by zero (not foreseen: SIMUDY_DEBUG")
+    monkeypatch.setenv("SIMUDY_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         run_cli(list(TINY))

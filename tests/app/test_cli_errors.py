@@ -199,10 +199,10 @@ def test_nothing_to_score(cli):
         ("+recipe.epoch=3", "no setting recipe.epoch: did you mean recipe.epochs"),
         ("+victim.pretrain.epoch=3", "did you mean victim.pretrain.epochs"),
         ("+recipe.loss.label_smoothing=0.1", "recipe.loss names no _target_"),
-        ("attack.n=0", "attack.n=0: give 1 or more"),
-        ("attack.n=-3", "attack.n=-3: give 1 or more"),
+        ("attack.n=0", "attack.n=0: give a whole number, from 1 to"),
+        ("attack.n=-3", "attack.n=-3: give a whole number, from 1 to"),
         ("dummy.learn=[lr,lr]", "dummy.learn names 'lr' more than once"),
-        ("gradient.layers=foo", "gradient.layers=foo: give auto or all"),
+        ("gradient=factored gradient.layers=foo", "gradient.layers=foo: give auto or all"),
         ("recipe.loss._target_=torch.nn.MSELos", "recipe.loss._target_=torch.nn.MSELos: cannot"),
         (
             "+inner.momentun=0.5",
@@ -212,7 +212,11 @@ def test_nothing_to_score(cli):
     ],
 )
 def test_a_setting_that_nobody_reads(cli, override, words):
-    assert words in cli(override, "hydra.run.dir=run").error
+    assert words in cli(*override.split(), "hydra.run.dir=run").error
+
+
+def test_a_setting_of_a_node_that_is_not_chosen(cli):
+    assert "no setting gradient.layers (+gradient.layers" in cli("gradient.layers=foo").error
 
 
 def test_no_hint_recommends_what_is_refused(cli):

@@ -429,3 +429,30 @@ def test_files_that_hold_no_weights(tmp_path):
         load_weights(tmp_path / "d.pt")
     with pytest.raises(SimudyError, match=r"no dict of tensors"):
         weights_of(plain(), load_weights(tmp_path / "c.pt"), what="the weights")
+
+
+def test_a_run_that_goes_on_with_moments_is_saved_with_them(tmp_path):
+    """Epoch k to k+1: the moments travel with the evidence, and to another device."""
+    from simudy.dynamics.optim import from_torch
+
+    module = plain()
+    torch.manual_seed(5)
+    images, labels = torch.randn(4, *SHAPE), torch.arange(4) % CLASSES
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
+
+    def go_on():
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(images), labels).backward()
+            optimizer.step()
+        return {k: v.clone() for k, v in module.state_dict().items()}
+
+    before, rule, after = go_on(), from_torch(optimizer, module), go_on()
+    recipe = Recipe(rule, epochs=5)
+    evidence = evidence_from_weights(plain(), before, after, recipe=recipe, n=4, **FACTS)
+    evidence.save(tmp_path)
+    for held in (evidence, Evidence.load(tmp_path, plain()), evidence.to("cpu")):
+        assert landing(held, images, labels) < 1e-6
+    (tmp_path / "moments.safetensors").unlink()
+    with pytest.raises(SimudyError, match=r"moments beside the recipe are missing"):
+        Evidence.load(tmp_path, plain())

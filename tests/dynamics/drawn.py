@@ -320,9 +320,9 @@ def batches(case: Case) -> list[list[Tensor]]:
 
 
 def gradients(rule: str, wrapped: Sequence[str], live: int) -> list[Gradient]:
-    modes: list[Gradient] = [Reverse(), Mixed()] * 3 + [Traced()]  # which records for a second
+    modes: list[Gradient] = [Reverse(), Mixed()] * 4 + [Traced()]  # which records for a second
     if rule == "SGD" and not live and not {"by value", "adaptively"} & set(wrapped):
-        modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()] * 2
+        modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()] * 7
     return modes
 
 
@@ -331,8 +331,8 @@ def cases(draw: Any) -> Case:
     """Any case."""
     one_of = lambda *values: draw(st.sampled_from(values))  # noqa: E731
     kind = one_of("rows", "rows", "images", "tokens")
-    rule = one_of(*FIELDS)
-    wrapped = tuple(w for w in WRAPPERS if draw(st.integers(0, 3)) == 0)
+    rule = one_of("SGD", "SGD", "SGD", *FIELDS)  # the one whose weights may be factored
+    wrapped = tuple(w for w in WRAPPERS if one_of(False, False, False, True))
     live = 0 if rule in ("Lion", "Muon") else one_of(0, 0, 0, 1, 3)
     return Case(
         kind=kind,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -148,31 +149,27 @@ def again(case: Case, module: nn.Module, optimizer: Any, given: dict) -> tuple[n
     """Copies that may be trained: the optimizer has the fields ``given``, and the state it had."""
     module = copy.deepcopy(module)
     fresh = optimizer_of(case, module, given)
-    held = copy.deepcopy(optimizer.state_dict()["state"])  # load_state_dict would share it
-    fresh.load_state_dict({**fresh.state_dict(), "state": held})
+    if case.live:
+        held = copy.deepcopy(optimizer.state_dict()["state"])  # load_state_dict would share it
+        fresh.load_state_dict({**fresh.state_dict(), "state": held})
     return module, fresh
 
 
-FIRST = (4 / 5, -1 / 5, 4 / 105, -1 / 280)
-SECOND = (8 / 5, -1 / 5, 8 / 315, -1 / 560)
+COEFFICIENTS = (4 / 5, -1 / 5, 4 / 105, -1 / 280)
 
 
-def finite_difference(
-    fn: Callable[[float], float], order: int, *, enough: float
-) -> tuple[float, float]:
-    """The first or second derivative at 0 by central differences of eighth order, and how far the
-    two steps that agree best are apart; no more steps once that is ``enough``.
+def slope(fn: Callable[[float], float], *, enough: float) -> tuple[float, float]:
+    """The derivative at 0 by central differences of eighth order, and how far off it may be: two
+    steps disagree by so much, or rounding does it. No more steps once that is ``enough``.
     """
     found, best = [], (0.0, float("inf"))
-    for h in (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)[: 9 - 2 * order]:
+    for h in (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6):
         ups, downs = ([fn(s * k * h) for k in range(1, 5)] for s in (1, -1))
-        if order == 1:
-            found.append(sum(c * (u - d) for c, u, d in zip(FIRST, ups, downs, strict=True)) / h)
-        else:
-            around = sum(c * (u + d) for c, u, d in zip(SECOND, ups, downs, strict=True))
-            found.append((around - 205 / 72 * fn(0.0)) / h**2)
+        found.append(sum(c * (u - d) for c, u, d in zip(COEFFICIENTS, ups, downs, strict=True)) / h)
         if len(found) > 1:
-            best = min(best, (found[-1], abs(found[-1] - found[-2])), key=lambda f: f[1])
+            rounding = 4e-16 * max(abs(f) for f in ups + downs) / h
+            off = max(abs(found[-1] - found[-2]), rounding)
+            best = min(best, (found[-1], off), key=itemgetter(1))
         if best[1] < enough:
             break
     return best

@@ -97,7 +97,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "centered": FLAG,
         "weight_decay": DECAY,
         "maximize": FLAG,
-        "eps": (1e-3,),
+        "eps": (1e-8, 1e-3),
     },
     "Adagrad": {
         "lr_decay": (0.0, 0.1),
@@ -117,7 +117,7 @@ def _optimizers(kind: str, module: nn.Module) -> Iterator[Any]:
     for i, values in enumerate(itertools.product(*options.values())):
         given = {"lr": 0.02, **dict(zip(options, values, strict=True))}
         if i % 3 == 0:
-            given["lr"] = torch.tensor(given["lr"])
+            given["lr"] = torch.tensor(given["lr"] if i % 2 else [given["lr"]])
         module.fixed.requires_grad_(i % 4 > 1)
         one = [p for name, p in module.named_parameters() if not name.startswith("even")]
         two = [p for name, p in module.named_parameters() if name.startswith("even")]

@@ -330,3 +330,16 @@ def test_a_rule_of_ones_own_is_told_or_served():
         simulate(model.loss, model.params, batches, Naive())
     end = simulate(model.loss, model.params, batches, Modest())
     _assert_same(end, simulate(model.loss, model.params, batches, SGD(0.1)))
+
+
+@pytest.mark.parametrize("gradient", [Reverse(), Mixed(), Traced(), Factored()])
+def test_a_loss_that_depends_on_no_parameter_is_refused(gradient):
+    frozen = StatelessModel(Heads().requires_grad_(False))
+    closed_over = StatelessModel(Heads())
+
+    def forgetful(params: dict, batch: Any) -> Tensor:
+        return closed_over.loss(closed_over.params, batch)
+
+    for loss, params in ((frozen.loss, frozen.params), (forgetful, closed_over.params)):
+        with pytest.raises(SimudyError, match="depends on no parameter"):
+            simulate(loss, params, _batches(2), SGD(), gradient=gradient)

@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from simudy.attack.facts import read_facts
 from simudy.attack.findings import apply_modes, find, require_steps
-from simudy.attack.serial import from_plain, to_plain
+from simudy.attack.serial import from_plain, read_recipe, to_plain
+from simudy.attack.trainer import with_moments
 from simudy.attack.weights import load_weights, weights_of
 from simudy.dynamics import tree
 from simudy.dynamics.model import StatelessModel
@@ -88,7 +90,8 @@ class Evidence:
         move = {
             k: {n: t.to(device) for n, t in getattr(self, k).items()} for k in ("initial", "final")
         }
-        return dataclasses.replace(self, model=self.model.to(device), **move)
+        recipe = tree.rebuild(self.recipe, [t.to(device) for t in tree.leaves(self.recipe)])
+        return dataclasses.replace(self, model=self.model.to(device), recipe=recipe, **move)
 
     def save(self, folder: str | Path) -> None:
         """Write ``initial``, ``final`` and ``buffers`` (safetensors) and ``evidence.json``."""
@@ -99,17 +102,16 @@ class Evidence:
             ("final", self.final),
             ("buffers", self.model.buffers),
         ):
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in weights.items()},
-                folder / f"{name}.safetensors",
-            )
+            save_file(_plain(weights), folder / f"{name}.safetensors")
         facts = {
             **{k: getattr(self, k) for k in _FACTS},
-            "recipe": to_plain(self.recipe),
+            "recipe": to_plain(self.recipe, moments := {}),
             "criterion": to_plain(self.model.given_criterion),
             "training": [k for k, layer in self.model.module.named_modules() if layer.training],
             "frozen": [k for k, p in self.model.module.named_parameters() if not p.requires_grad],
         }
+        if moments:
+            save_file(_plain(moments), folder / "moments.safetensors")
         (folder / "evidence.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
@@ -122,10 +124,12 @@ class Evidence:
         """
         folder, module = Path(folder), copy.deepcopy(module)
         module.load_state_dict(load_weights(folder / "buffers.safetensors"), strict=False)
-        facts = json.loads(_read(folder / "evidence.json"))
+        facts = read_facts(folder)
         _set_modes(module, facts.pop("training"), facts.pop("frozen"))
-        facts |= {k: tuple(facts[k]) for k in ("shape", "mean", "std")}
-        recipe, criterion = (from_plain(facts.pop(k)) for k in ("recipe", "criterion"))
+        path = folder / "moments.safetensors"
+        moments = load_weights(path) if path.exists() else {}
+        recipe = read_recipe(facts.pop("recipe"), moments)
+        criterion = from_plain(facts.pop("criterion"))
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
         model = StatelessModel(module, criterion=criterion)
         return cls(model.to(_dtype(module)), recipe=recipe, **weights, **facts)
@@ -146,12 +150,14 @@ def evidence_from_weights(
     """Evidence from what two files of weights hold (see ``load_weights``), and what they prove.
 
     Parameters come from both, buffers (BatchNorm statistics) from the first. Norms are put in the
-    mode they trained in, parameters that did not move are frozen.
+    mode they trained in, parameters that did not move are frozen. Moments saved with the first are
+    those that the run begins with.
 
     Args:
         module: the architecture; its own weights do not matter, nor does it change.
         mode: ``train`` or ``eval``. Default: as the files prove, else eval.
-        part: where in the files the weights lie, where several parts fit.
+        part: where in the files the weights lie, where several parts fit; the first need not have
+            it.
         loss: of ``torch.nn``. Default: cross-entropy.
         facts: ``shape``, ``classes`` and what else ``Evidence`` takes.
 
@@ -159,7 +165,7 @@ def evidence_from_weights(
         SimudyError: the weights do not fit the module, or prove something else than is said.
     """
     module = copy.deepcopy(module)
-    start = weights_of(module, initial, what="the initial weights", part=part)
+    start = weights_of(module, initial, what="the initial weights", part=part, lenient=True)
     end = weights_of(module, final, what="the final weights", part=part)
     found = find(module, start.tensors, end.tensors)
     apply_modes(module, found, mode=mode, initial=start.tensors, final=end.tensors)
@@ -168,6 +174,7 @@ def evidence_from_weights(
     still = held_still(recipe.optimizer, dict(module.named_parameters()))
     for name in set(found.frozen) - still:
         module.get_parameter(name).requires_grad_(False)
+    recipe = with_moments(recipe, module, initial, final)
     criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
     owned = list(module.named_parameters())
@@ -181,6 +188,10 @@ def evidence_from_weights(
         notes={"findings": [*told, *found.sentences()]},
         **facts,
     )
+
+
+def _plain(weights: Params) -> Params:
+    return {k: v.detach().cpu().contiguous() for k, v in weights.items()}
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
@@ -203,14 +214,6 @@ def _without_frozen(what: str, weights: Params, model: StatelessModel) -> Params
                 "requires_grad=True if it was trained, or give the files of one run"
             )
     return {name: tensor for name, tensor in weights.items() if name not in model.buffers}
-
-
-def _read(path: Path) -> str:
-    if not path.exists():
-        raise SimudyError(
-            f"no {path.name} in {path.parent}: give a folder that `simudy task=victim` wrote"
-        )
-    return path.read_text()
 
 
 def _require_same_names_and_shapes(what: str, weights: Params, expected: Params) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simudy import stopping
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.span import Span
 from simudy.attack.methods.simudy import SimudyProblem
@@ -123,6 +124,7 @@ def _norms_of_sums(problem: SimudyProblem, rows: Tensor) -> Tensor:
     )
     grads = Reverse().of(problem.evidence.model.loss)
     for indices, batch, rule in steps:
+        stopping.check()
         pull = _pullback(problem, params, batch)
         for place, i in enumerate(indices.tolist()):
             if i in wanted:

@@ -7,13 +7,12 @@ module has, by names and shapes, and says how it was found.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+from simudy.files import read_json
 
 _DEPTH = 4  # of nesting in a checkpoint
 _SHOWN = 3  # names, where two sides do not fit
@@ -35,6 +35,12 @@ _HARMLESS = [  # what stands beside weights in checkpoints, and does nothing whe
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
 ]
+
+
+class _Index(TypedDict):
+    """The shape of ``model.safetensors.index.json``."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,19 +73,36 @@ def load_weights(path: str | Path) -> Any:
         if path.name.endswith(".index.json"):
             return _shards(path)
         return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        UnpicklingError,
+    ) as error:
+        if isinstance(error, SimudyError):
+            raise
         raise SimudyError(
             f"cannot read weights from {path} ({_reason(path, error)}): save a state_dict again"
         ) from error
 
 
-def weights_of(module: nn.Module, loaded: Any, *, what: str, part: str | None = None) -> Fitted:
+def weights_of(
+    module: nn.Module, loaded: Any, *, what: str, part: str | None = None, lenient: bool = False
+) -> Fitted:
     """The weights of ``module`` in what a file held.
 
     Args:
         loaded: what ``load_weights`` gave.
         what: ``the initial weights``, for messages.
         part: where in the checkpoint they lie (``ema``, ``state_dict``), where several fit.
+        lenient: a file without such a part is searched as if none was named.
 
     Raises:
         SimudyError: nothing in it fits the module by names and shapes.
@@ -91,7 +114,7 @@ def weights_of(module: nn.Module, loaded: Any, *, what: str, part: str | None = 
             f"{what}: the file holds no dict of tensors: save it with "
             "torch.save(model.state_dict(), path)"
         )
-    if part is not None:
+    if part is not None and not (lenient and all(one[0] != part for one in found)):
         found = [one for one in found if one[0] == part] or _no_part(what, part, found)
     where, prefix, tensors = max(found, key=lambda one: _hits(one[2], expected))
     hits = _hits(tensors, expected)
@@ -131,7 +154,8 @@ def _safetensors(path: Path) -> Params:
 
 
 def _shards(index: Path) -> Params:
-    names = json.loads(index.read_text())["weight_map"].values()
+    remedy = "give the file of weights itself"
+    names = read_json(index, _Index, remedy)["weight_map"].values()
     shards = [_safetensors(index.parent / Path(name).name) for name in sorted(set(names))]
     return {name: tensor for shard in shards for name, tensor in shard.items()}
 

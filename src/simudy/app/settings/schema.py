@@ -25,6 +25,7 @@ from simudy.plain import misfit
 from simudy.ranges import (
     COUNT,
     DECAY,
+    DUMMIES,
     NOT_NEGATIVE,
     NUMBER_OF,
     POSITIVE,
@@ -45,6 +46,8 @@ def number(default: float | None, limits: Range) -> Any:
     return field(default=default, metadata={"limits": limits})
 
 
+NODE = {"hint": dict[str, Any] | None}  # a mapping with a _target_
+FACTORS = dict[str, Any] | list[float] | float | None
 EPOCHS, EPOCHS_OR_NONE, CLASSES = Range(1, 10**6), Range(0, 10**6), Range(1, 10**6)
 LRS = Annotated[dict[str, Annotated[float, POSITIVE]] | None, "by variable"]
 SHAPE = Annotated[list[Annotated[int, SIDE]], Length(3, 3)] | None
@@ -60,19 +63,31 @@ class RecipeConfig:
     epochs: int = number(20, EPOCHS)
     batch_size: int | None = number(None, COUNT)  # all images
     shuffle: bool = False
-    schedule: Any = (
-        None  # factors on the learning rate, one per step, or a node that makes a schedule
+    schedule: Any = field(
+        default=None,
+        metadata={
+            "hint": FACTORS
+        },  # factors on the learning rate, one per step, or a node that makes a schedule
     )
-    loss: Any = None  # of torch.nn, with a _target_; without one cross-entropy
+    # of torch.optim.lr_scheduler, with a _target_
+    scheduler: Any = field(default=None, metadata=NODE)
+    scheduler_per: str = limited("epoch", Literal["epoch", "step"])  # when it is stepped
+    order: Any = None  # torch, torch_global, or a file of indices; null: as shuffle says
+    seed: int | None = number(None, SEED)  # of the order; null: the run's seed
+    drop_last: bool = False
+    accumulate: int = number(1, COUNT)  # batches per step of the optimizer
+    loss: Any = field(
+        default=None, metadata=NODE
+    )  # of torch.nn, with a _target_; without one cross-entropy
 
 
 @dataclass
 class PretrainConfig:
     """A stage before the victim's own: a plain torch loop on other, public images."""
 
-    epochs: int = number(0, EPOCHS_OR_NONE)  # 0: none
-    batch_size: int = number(128, COUNT)
-    optimizer: Any = None
+    epochs: int = number(0, EPOCHS_OR_NONE)  # passes over the public images; 0: no such stage
+    batch_size: int = number(128, COUNT)  # images per step
+    optimizer: Any = field(default=None, metadata=NODE)  # of torch.optim, by its _target_
     new_head: bool = True  # the last linear layer starts afresh, as when fine-tuning
 
 
@@ -114,11 +129,12 @@ class OuterConfig:
     tolerance: float = number(0.0, NOT_NEGATIVE)
     average: float = number(0.0, DECAY)
     refine: int = number(10, NUMBER_OF)
+    decode: bool = False
     lrs: Any = field(
         default=None, metadata={"hint": LRS}
     )  # step sizes by variable; a plain {name: number}
-    optimizer: Any = None
-    schedule: Any = None
+    optimizer: Any = field(default=None, metadata=NODE)
+    schedule: Any = field(default=None, metadata=NODE)
 
 
 @dataclass
@@ -131,7 +147,7 @@ class EvidenceConfig:
     folder: str | None = None  # one that an earlier run wrote
     shape: list[int] | None = field(default=None, metadata={"hint": SHAPE})
     classes: int | None = number(None, CLASSES)
-    n: int | None = number(None, COUNT)  # unknown
+    n: int | None = number(None, DUMMIES)  # unknown
     mean: list[float] = field(default_factory=lambda: [0.0], metadata={"hint": MEANS})
     std: list[float] = field(default_factory=lambda: [1.0], metadata={"hint": DEVIATIONS})
 
@@ -159,12 +175,12 @@ class Config:
     precision: str = limited("ieee", Literal["ieee", "tf32"])
     dry_run: bool = False
     distance: str = "cosine"
-    data: Any = None
-    model: Any = None
-    inner: Any = None
-    attack: Any = None
-    adjoint: Any = None
-    gradient: Any = None
+    data: Any = field(default=None, metadata=NODE)
+    model: Any = field(default=None, metadata=NODE)
+    inner: Any = field(default=None, metadata=NODE)
+    attack: Any = field(default=None, metadata=NODE)
+    adjoint: Any = field(default=None, metadata=NODE)
+    gradient: Any = field(default=None, metadata=NODE)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     victim: VictimConfig = field(default_factory=VictimConfig)
     dummy: DummyConfig = field(default_factory=DummyConfig)
@@ -197,7 +213,7 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """
     cfg = resolve_targets(cfg, overrides)
     refuse_unknown(cfg, OmegaConf.structured(Config))
-    _check(cfg, Config)
+    check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
     missing = sorted(
         key for key in OmegaConf.missing_keys(cfg) if not (given and key.startswith("data."))
@@ -207,8 +223,12 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     return cfg
 
 
-def _check(cfg: DictConfig, schema: type, where: str = "") -> None:
-    """Every setting that is typed here, against its type and its limits."""
+def check_typed(cfg: DictConfig, schema: type, where: str = "") -> None:
+    """Every setting that is typed here, against its type and its limits.
+
+    Raises:
+        SimudyError: one does not fit.
+    """
     for known, hint in settings_of(schema).items():
         if known not in cfg:
             raise SimudyError(f"{where}{known} was taken away: leave ~{where}{known} out")
@@ -216,7 +236,7 @@ def _check(cfg: DictConfig, schema: type, where: str = "") -> None:
             continue
         value = cfg[known]
         if dataclasses.is_dataclass(hint):
-            _check(value, hint, f"{where}{known}.")  # type: ignore[arg-type]
+            check_typed(value, hint, f"{where}{known}.")  # type: ignore[arg-type]
             continue
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if wrong := misfit(plain, hint, f"{where}{known}"):

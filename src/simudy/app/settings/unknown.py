@@ -36,7 +36,8 @@ def unknown_setting(path: str, known: Iterable[str]) -> str:
     if near:
         return f"no setting {path}: did you mean {' or '.join(near[:3])}?"
     beside = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]]
-    return f"no setting {path}: choose from {', '.join(beside or known)}"
+    choices = ", ".join(beside or known)
+    return f"no setting {path}" + (f": choose from {choices}" if choices else "")
 
 
 def _surplus(cfg: DictConfig, known: DictConfig, above: str = "") -> Iterator[str]:

@@ -78,7 +78,7 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     from simudy.app.tasks import prepare
     from simudy.app.tasks.finish import finish
 
-    cfg = OmegaConf.merge(folder.settings(), {"task": "score"})  # type: ignore[assignment]
+    cfg = OmegaConf.merge(folder.settings(cfg), {"task": "score"})  # type: ignore[assignment]
     held = prepare.prepare_evidence(cfg, folder, factories.device("cpu"))
     return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
 

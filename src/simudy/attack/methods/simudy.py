@@ -29,7 +29,7 @@ from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
-from simudy.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE
+from simudy.ranges import DUMMIES, FRACTION, NOT_NEGATIVE, POSITIVE
 
 # root mean square of a Gauss-Newton step, in normalised pixels: beyond it the frozen D̂ says
 # nothing
@@ -75,7 +75,7 @@ class Simudy:
     images: str = "auto"
     decay: Annotated[float, NOT_NEGATIVE] = 1.5
     labels: str | Tensor = "balanced"
-    n: Annotated[int | None, COUNT] = None
+    n: Annotated[int | None, DUMMIES] = None
     noise: Annotated[float, NOT_NEGATIVE] = 0.5
     start: Tensor | None = None
     learn: tuple[str, ...] = ()

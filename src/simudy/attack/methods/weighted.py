@@ -23,7 +23,7 @@ from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.optim import SGD
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
-from simudy.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE
+from simudy.ranges import DUMMIES, FRACTION, NOT_NEGATIVE, POSITIVE
 
 Points = Callable[[], Sequence[Params]]
 
@@ -52,7 +52,7 @@ class Weighted:
     """
 
     dummies: Annotated[float, POSITIVE] = 2.0
-    n: Annotated[int | None, COUNT] = None
+    n: Annotated[int | None, DUMMIES] = None
     images: str = "pixels"
     decay: Annotated[float, NOT_NEGATIVE] = 1.5
     labels: str | Tensor = "balanced"

@@ -78,8 +78,14 @@ def advance(rule: Rule, grads: Params, state: Any, params: Params) -> tuple[Para
     """One step of ``rule``; what the loss does not touch stays as it is, as in torch.
 
     Raises:
-        SimudyError: the rule is written for gradients of every parameter.
+        SimudyError: the loss depends on no parameter at all, or the rule is written for gradients
+            of every parameter.
     """
+    if not grads:
+        raise SimudyError(
+            "the loss depends on no parameter in this step, so nothing would train: let it use the "
+            "params it is given, and set requires_grad=True on what a module is to train"
+        )
     try:
         moved, state = rule.update(grads, state, params)
     except KeyError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.files import read_text, user_path
 from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Normalisation, Splits
 from simudy.victim.data.pixels import as_pixels, resize, to_grey
@@ -60,7 +61,7 @@ class Cifar10:
         """Images (n, 3 or 1, size, size). SimudyError for missing or damaged files, or too few
         images of a class.
         """
-        folder = find(Path(self.root).expanduser())
+        folder = find(user_path(self.root))
         pool = self.pool(read_records(folder / BATCH), read_names(folder / NAMES))
         wanted = (self.victim_records, self.heldout_records, self.pretrain_records)
         victims, controls, public = spans(wanted, len(pool.labels))
@@ -113,7 +114,7 @@ def read_records(path: Path) -> np.ndarray:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    names = tuple(path.read_text().split()) if path.is_file() else ()
+    names = tuple(read_text(path, FETCH).split()) if path.is_file() else ()
     if len(names) != 10:
         raise SimudyError(f"'{path}' is missing or does not name ten classes: {FETCH}")
     return names

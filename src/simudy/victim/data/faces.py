@@ -39,8 +39,8 @@ class Faces:
         """
         from skimage.data import lfw_subset  # part of the wheel: works offline, without pooch
 
-        images = resize(as_pixels(lfw_subset())[:, None], self.size)  # (200, 1, size, size)
+        images = as_pixels(lfw_subset())[:, None]  # (200, 1, 25, 25)
         labels = torch.arange(len(images)) // EACH
-        pool = Pool(labels, ("face", "not a face"), images.__getitem__)
+        pool = Pool(labels, ("face", "not a face"), lambda rows: resize(images[rows], self.size))
         order = pool.order(seed if self.shuffle else None)
         return split(pool, order, n=self.n, heldout=self.heldout)

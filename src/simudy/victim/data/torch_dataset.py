@@ -13,7 +13,7 @@ from simudy.errors import SimudyError
 from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
-from simudy.victim.data.select import Pool, split
+from simudy.victim.data.select import Pool, numbered_classes, split
 
 
 @dataclass
@@ -78,6 +78,6 @@ def labels_of(dataset: Any) -> Tensor:
 
 def names_of(dataset: Any, labels: Tensor) -> tuple[str, ...]:
     """The dataset's own class names if it gives one per label, else numbers."""
-    count = int(labels.max()) + 1 if len(labels) else 0
+    numbers = numbered_classes(labels)
     names = tuple(str(name) for name in getattr(dataset, "classes", ()))
-    return names if len(names) >= count else tuple(map(str, range(count)))
+    return names if len(names) >= len(numbers) else numbers

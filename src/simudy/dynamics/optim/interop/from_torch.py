@@ -115,7 +115,10 @@ def _rule(kind: type[torch.optim.Optimizer], group: dict[str, Any]) -> PerTensor
     options = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
     # None stands for torch's own default (Muon's adjust_lr_fn), which is ours too.
     given = {f.name: options[f.name] for f in fields(rule) if options.get(f.name) is not None}  # type: ignore[arg-type]
-    return rule(**{name: _copied(value) for name, value in given.items()})
+    # torch takes rates of one element and any shape, where ours would be a curve.
+    return rule(
+        **{k: _copied(v.reshape(()) if isinstance(v, Tensor) else v) for k, v in given.items()}
+    )
 
 
 def _state(

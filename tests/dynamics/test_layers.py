@@ -1,7 +1,7 @@
-"""Which layers each gradient mode and adjoint differentiates exactly: the table of docs/layers.md,
-entry by entry.
+"""Which layers each gradient mode and adjoint differentiates exactly: the table of
+docs/results/layers.md, entry by entry.
 
-``python tests/test_layers.py`` prints the tables for the page.
+``python tests/dynamics/test_layers.py`` prints the tables for the page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MODES = {
     }.items()
     for adjoint, a in {"Direct": Direct(), "Recompute": Recompute(2)}.items()
 }
-PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "layers.md"
 PIXELS, SERIES, VECTOR, WORDS = (2, 4, 4), (3, 4), (4,), "words"
 
 
@@ -534,7 +534,7 @@ def test_torch_itself_still_gets_weight_norm_wrong():
 
 
 def tables() -> str:
-    """The two tables of docs/layers.md."""
+    """The two tables of docs/results/layers.md."""
     rows = [
         [name, *map(_exact, works(name).values()), *_further(name), _code(factored(name))]
         for name in LAYERS

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -273,7 +273,7 @@ class Factored(Gradient):
     """
 
     inner: Gradient = field(default_factory=Reverse)
-    layers: str = "auto"
+    layers: Literal["auto", "all"] = "auto"
 
     def bind(
         self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]

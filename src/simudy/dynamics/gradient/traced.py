@@ -136,9 +136,13 @@ def _products(
 
 
 def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without what nobody reads, down to the single outputs of a convolution's derivative."""
+    """Without what nobody reads, down to the single outputs of a convolution's derivative; and for
+    any strides, which ``vmap`` may have changed.
+    """
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
         if node.target is torch.ops.aten.convolution_backward.default and all(
             u.target is getitem for u in node.users
         ):

@@ -213,6 +213,8 @@ def _mul(a: Any, b: Any) -> Any:
 
 
 def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    if any(isinstance(x, Tensor) and len(x.shape) > 2 for x in (a, b)):  # added to every sample
+        return NotImplemented
     if not isinstance(a, FactoredWeight):
         a = b._lift(a)
     if not isinstance(b, FactoredWeight):

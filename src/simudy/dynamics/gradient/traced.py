@@ -39,9 +39,8 @@ class Traced(Mixed):
 
     Args:
         compile: a mode of ``torch.compile`` for the graphs, such as ``"default"``, or
-            ``"reduce-overhead"`` for CUDA graphs on a GPU; takes a compiler and minutes, and second
-            derivatives of the result are then refused. None: the operations run as recorded, and to
-            the last bit.
+            ``"reduce-overhead"`` for CUDA graphs on a GPU; takes a compiler and minutes. None: the
+            operations run as recorded, and to the last bit.
 
     Raises:
         SimudyError: the loss cannot be recorded, or its graph gives other numbers; the remedy is
@@ -182,10 +181,6 @@ def _compiled(graph: fx.GraphModule, mode: str, device: torch.device) -> Functio
     fast = torch.compile(graph, options=options)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            raise SimudyError(
-                "a compiled graph is not differentiated again: use Traced(), without compile"
-            )
         with torch.no_grad():
             results = fast(*(t.detach() for t in tensors))
         # A CUDA graph writes its results where its last ones were.

@@ -53,7 +53,9 @@ def test_nobody_else_s_random_numbers_are_drawn(evidence):
 def test_the_objective_and_its_gradient_stay(evidence, distance):
     found = []
     for gradient in (Factored(layers="all"), Reverse()):
-        problem = Simudy(distance=distance, gradient=gradient).problem(evidence, seed=0)
+        problem = Simudy(images="pixels", distance=distance, gradient=gradient).problem(
+            evidence, seed=0
+        )
         objective, _ = problem.objective(0.0)
         found.append(
             (

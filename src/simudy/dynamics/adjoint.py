@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp, in_forward_mode, reverse_pullback
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted, reverse_pullback
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT
 
 Step = Callable[[Any, Any], Any]
 
@@ -45,7 +46,7 @@ class Recompute:
         every: steps per segment, at least 1; about √steps balances the two terms.
     """
 
-    every: int = 1
+    every: Annotated[int, COUNT] = 1
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -60,7 +61,7 @@ class Recompute:
 def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
     """The carry after ``xs``; nothing inside is kept, the backward pass runs the steps again."""
     inputs, ends = (carry, xs), []
-    if in_forward_mode(inputs):  # nothing is kept for a backward pass
+    if is_plain_wanted(inputs):  # nothing is kept for a backward pass
         return Direct().fold(step, carry, xs)
     given = tree.leaves(inputs)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from simudy.errors import SimudyError
 Value = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 Pullback = Callable[[Sequence[Tensor], Sequence[bool], Sequence[Tensor]], Sequence[Tensor | None]]
 
+_again: ContextVar[bool] = ContextVar("again", default=False)
+
 
 def custom_vjp(
     value: Value, pullback: Pullback, leaves: Sequence[Tensor], *, plain: Value
@@ -29,8 +32,8 @@ def custom_vjp(
     ``leaves`` are kept.
 
     Composes with ``torch.func`` (grad, vmap). A backward pass that is itself to be differentiated
-    (``create_graph=True``, ``torch.func.grad``) is that of ``plain``. In forward mode
-    (``in_forward_mode``) call ``plain`` instead.
+    (``create_graph=True``, ``torch.func.grad``) is that of ``plain``. Where ``is_plain_wanted``,
+    call ``plain`` instead.
 
     Args:
         value: runs on leaves that require no grad.
@@ -45,12 +48,13 @@ def custom_vjp(
     return _CustomVjp.apply(value, pullback, plain, *leaves)  # type: ignore[no-any-return]
 
 
-def in_forward_mode(inputs: Any) -> bool:
-    """Whether a forward derivative is being taken: by ``torch.func`` (jvp, jacfwd, hessian) around
-    this call, or by a dual number among ``inputs``, a tree.
+def is_plain_wanted(inputs: Any) -> bool:
+    """Whether a derivative of one's own is of no use: within a backward pass that is itself to be
+    differentiated, and in forward mode, be it by ``torch.func`` (jvp, jacfwd, hessian) around this
+    call or by a dual number among ``inputs``, a tree.
     """
     keys = (interpreter.key() for interpreter in retrieve_all_functorch_interpreters())
-    return TransformType.Jvp in keys or any(map(_is_dual, tree.leaves(inputs)))
+    return _again.get() or TransformType.Jvp in keys or any(map(_is_dual, tree.leaves(inputs)))
 
 
 def reverse_pullback(
@@ -96,12 +100,22 @@ class _CustomVjp(torch.autograd.Function):
     def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
         # A graph of this pass is wanted: torch's forward derivatives are not all differentiated
         # rightly, or at all, and the graph of one is the larger.
-        again = torch.is_grad_enabled()
-        pullback = reverse_pullback if again else ctx.pullback
-        given = (ctx.plain,) if again else ()
+        pullback = _pulled_again if torch.is_grad_enabled() else _pulled_once
         with ctx.autocast():  # what runs here ran there in the forward pass
-            products = pullback(*given, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
+            products = pullback(ctx, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
         return None, None, None, *products
+
+
+def _pulled_once(ctx: Any, *given: Any) -> Sequence[Tensor | None]:
+    return ctx.pullback(*given)
+
+
+def _pulled_again(ctx: Any, *given: Any) -> Sequence[Tensor | None]:
+    before = _again.set(True)
+    try:
+        return reverse_pullback(ctx.plain, *given)
+    finally:
+        _again.reset(before)
 
 
 def _is_dual(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
+from simudy.ranges import DUMMIES, FRACTION, NOT_NEGATIVE, POSITIVE
 
 # root mean square of a Gauss-Newton step, in normalised pixels: beyond it the frozen D̂ says
 # nothing
@@ -45,8 +47,8 @@ class Simudy:
             for transformers.
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
-        images: ``pixels``, ``frequencies``, or ``span`` where the first layer is linear (see
-            ``coordinates``).
+        images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, or ``auto``:
+            what fits (see ``coordinates``).
         decay: of the expected amplitude with frequency.
         labels, noise, start, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.
@@ -62,29 +64,30 @@ class Simudy:
         focus_after: from this fraction of the iterations on, compare the first layer's displacement
             within the column space of the real one only (see ``FirstLayer``). Needs
             ``images="span"``.
-        adjoint, gradient: how the run is differentiated.
+        adjoint, gradient: how the run is differentiated. Default: every step kept, by
+            ``fitting_gradient``.
     """
 
     distance: str = "cosine"
-    position: float = 0.0
-    tv: float = 0.0
-    box: float = 0.0
-    images: str = "pixels"
-    decay: float = 1.5
+    position: Annotated[float, NOT_NEGATIVE] = 0.0
+    tv: Annotated[float, NOT_NEGATIVE] = 0.0
+    box: Annotated[float, NOT_NEGATIVE] = 0.0
+    images: str = "auto"
+    decay: Annotated[float, NOT_NEGATIVE] = 1.5
     labels: str | Tensor = "balanced"
-    n: int | None = None
-    noise: float = 0.5
+    n: Annotated[int | None, DUMMIES] = None
+    noise: Annotated[float, NOT_NEGATIVE] = 0.5
     start: Tensor | None = None
     learn: tuple[str, ...] = ()
     recipe: Recipe | None = None
-    clip_above: float | None = None
-    clip_to: float | None = None
-    clip_until: float = 0.25
-    damping: float | None = None
-    focus_after: float = 1.0
-    grow_until: float = 0.0
+    clip_above: Annotated[float | None, POSITIVE] = None
+    clip_to: Annotated[float | None, POSITIVE] = None
+    clip_until: Annotated[float, FRACTION] = 0.25
+    damping: Annotated[float | None, POSITIVE] = None
+    focus_after: Annotated[float, FRACTION] = 1.0
+    grow_until: Annotated[float, FRACTION] = 0.0
     adjoint: Direct | Recompute = field(default_factory=Direct)
-    gradient: Gradient = field(default_factory=Reverse)
+    gradient: Gradient | None = None
 
     def problem(self, evidence: Evidence, *, seed: int) -> SimudyProblem:
         """Dummies drawn with ``seed``, in the span's coordinates if asked for.
@@ -107,7 +110,10 @@ class Simudy:
             generator=torch.Generator().manual_seed(seed),
         )
         first = self._first(coordinates, evidence)
-        return SimudyProblem(self, coordinates.reduced(evidence), dummy, first=first)
+        settings = dataclasses.replace(
+            self, gradient=self.gradient or fitting_gradient(evidence.recipe)
+        )
+        return SimudyProblem(settings, coordinates.reduced(evidence), dummy, first=first)
 
     def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
         if isinstance(coordinates, SpanCoordinates):
@@ -118,6 +124,11 @@ class Simudy:
                 "dummy.images=span"
             )
         return None
+
+
+def fitting_gradient(recipe: Recipe) -> Gradient:
+    """Weights of linear layers as factors where the rule allows it and that is cheaper."""
+    return Factored() if recipe.optimizer.spans_gradients else Reverse()
 
 
 class SimudyProblem(Problem):
@@ -183,7 +194,7 @@ class SimudyProblem(Problem):
             self.dummy.batches(self.recipe)[: self._steps(progress)],
             self._rules(progress),
             adjoint=self.settings.adjoint,
-            gradient=self.settings.gradient,
+            gradient=self.settings.gradient or fitting_gradient(self.recipe),
         )
 
     def images(self) -> Tensor:

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -213,6 +213,8 @@ def _mul(a: Any, b: Any) -> Any:
 
 
 def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    if any(isinstance(x, Tensor) and len(x.shape) > 2 for x in (a, b)):  # added to every sample
+        return NotImplemented
     if not isinstance(a, FactoredWeight):
         a = b._lift(a)
     if not isinstance(b, FactoredWeight):
@@ -273,7 +275,7 @@ class Factored(Gradient):
     """
 
     inner: Gradient = field(default_factory=Reverse)
-    layers: str = "auto"
+    layers: Literal["auto", "all"] = "auto"
 
     def bind(
         self, loss: Loss, params: Params, batches: Sequence[Any], rules: Sequence[Any]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simudy.dynamics import tree
 from simudy.dynamics.ambient import one_thread
-from simudy.dynamics.custom_vjp import custom_vjp, in_forward_mode
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.gradient.reverse import reverse
 from simudy.dynamics.tree import Params
@@ -40,7 +40,7 @@ def without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[(
 
 def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
     inputs, ends, touched = (params, batch), [], []
-    if in_forward_mode(inputs):  # nothing is kept for a backward pass
+    if is_plain_wanted(inputs):  # nothing is kept for a backward pass
         grads, aux = reverse(loss, True, params, batch)
         return (grads, aux) if has_aux else grads
 

@@ -14,7 +14,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp, in_forward_mode
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Loss
 from simudy.dynamics.gradient.mixed import Mixed, forward_over_reverse, without_aux
 from simudy.dynamics.gradient.reverse import reverse
@@ -39,9 +39,8 @@ class Traced(Mixed):
 
     Args:
         compile: a mode of ``torch.compile`` for the graphs, such as ``"default"``, or
-            ``"reduce-overhead"`` for CUDA graphs on a GPU; takes a compiler and minutes, and second
-            derivatives of the result are then refused. None: the operations run as recorded, and to
-            the last bit.
+            ``"reduce-overhead"`` for CUDA graphs on a GPU; takes a compiler and minutes. None: the
+            operations run as recorded, and to the last bit.
 
     Raises:
         SimudyError: the loss cannot be recorded, or its graph gives other numbers; the remedy is
@@ -63,7 +62,7 @@ class Traced(Mixed):
 
     def _grads(self, loss: Loss, params: Params, batch: Any) -> Params:
         inputs = params, batch
-        if in_forward_mode(inputs):  # which a recorded graph does not know
+        if is_plain_wanted(inputs):  # which a recorded graph does not know
             return reverse(loss, False, params, batch)
         given = tree.step_leaves(*inputs)
         key, touched = (loss, tree.structure(inputs)), []
@@ -136,9 +135,13 @@ def _products(
 
 
 def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without what nobody reads, down to the single outputs of a convolution's derivative."""
+    """Without what nobody reads, down to the single outputs of a convolution's derivative; and for
+    any strides, which ``vmap`` may have changed.
+    """
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
         if node.target is torch.ops.aten.convolution_backward.default and all(
             u.target is getitem for u in node.users
         ):
@@ -178,10 +181,6 @@ def _compiled(graph: fx.GraphModule, mode: str, device: torch.device) -> Functio
     fast = torch.compile(graph, options=options)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            raise SimudyError(
-                "a compiled graph is not differentiated again: use Traced(), without compile"
-            )
         with torch.no_grad():
             results = fast(*(t.detach() for t in tensors))
         # A CUDA graph writes its results where its last ones were.

@@ -4,7 +4,9 @@ refused.
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrizations
@@ -17,6 +19,16 @@ def refuse_inexact(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         if reason := _random(layer) or _underivable(layer):
             raise SimudyError(f"layer {name!r} ({type(layer).__name__}) {reason}")
+
+
+def refuse_gradient_hooks(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise a SimudyError for a parameter with a hook on its gradient: it would not be called."""
+    for name, parameter in named:
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise SimudyError(
+                f"parameter {name!r} has a hook on its gradient, which no simulation runs: remove "
+                "it, and say what it does by a wrapper of the rule, as in ClippedByValue(SGD())"
+            )
 
 
 def rewrite(module: nn.Module) -> None:

@@ -87,7 +87,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """``torch._weight_norm``, which holds the norm constant in its second derivative: torch's own
     gradgradcheck fails on it.
     """
-    others = [d for d in range(v.ndim) if d != dim]  # dim −1, which is torch's None, leaves out none
+    # dim −1, which is torch's None, leaves out none
+    others = [d for d in range(v.ndim) if d != dim]
     return v * (g / v.square().sum(others, keepdim=True).sqrt())
 
 

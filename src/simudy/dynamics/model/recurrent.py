@@ -59,8 +59,8 @@ def layers(torchs_own: Callable[..., Any], step: Advance, *args: Any) -> Any:
     x, state, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first = args
     if train and dropout > 0:
         raise SimudyError(
-            "a recurrent layer drops units at random in train mode, so the run cannot be simulated; "
-            "put it in eval mode or set its rate to 0"
+            "a recurrent layer drops units at random in train mode, so the run cannot be "
+            "simulated; put it in eval mode or set its rate to 0"
         )
     starts = list(zip(*(s.unbind(0) for s in _as_state(state)), strict=True))
     own = _split(weights, len(starts))

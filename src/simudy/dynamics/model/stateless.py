@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from simudy.dynamics.ambient import OneThread
 from simudy.dynamics.model.batchnorm import fold_batchnorm
-from simudy.dynamics.model.exact import refuse_inexact, rewrite
+from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
 from simudy.dynamics.model.operations import exact_operations
 from simudy.dynamics.tree import Params
 
@@ -21,9 +21,11 @@ class StatelessModel:
     """A pure function made of an ``nn.Module`` by ``torch.func.functional_call``; the module is
     never mutated.
 
-    Modules in eval mode use their buffers (a frozen BatchNorm, as in the paper); a BatchNorm in
-    train mode normalises by the batch and its running statistics are left alone. Attention runs on
-    the math kernel, the only one with second derivatives.
+    What training moves is in ``params``; what it leaves alone, buffers and parameters with
+    ``requires_grad=False``, is in ``buffers``. Modules in eval mode use their buffers (a frozen
+    BatchNorm, as in the paper); a BatchNorm in train mode normalises by the batch and its running
+    statistics are left alone. Attention runs on the math kernel, the only one with second
+    derivatives.
 
     Args:
         module: any deterministic module ``images -> logits``. Its modes (train/eval) are kept as
@@ -46,12 +48,20 @@ class StatelessModel:
         self, module: nn.Module, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> None:
         refuse_inexact(module)
+        refuse_gradient_hooks(module.named_parameters())
         self.module = copy.deepcopy(module)
         rewrite(self.module)
         fold_batchnorm(self.module)
+        self.given_criterion = criterion
         self.criterion = criterion or _cross_entropy
-        self.params: Params = {name: p.detach().clone() for name, p in module.named_parameters()}
-        self.buffers: Params = {name: b.detach().clone() for name, b in module.named_buffers()}
+        held = {name: p.detach().clone() for name, p in module.named_parameters()}
+        frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+        self._own_buffers = {name for name, _ in module.named_buffers()}
+        self.params: Params = {name: p for name, p in held.items() if name not in frozen}
+        self.buffers: Params = {
+            **{name: b.detach().clone() for name, b in module.named_buffers()},
+            **{name: held[name] for name in held if name in frozen},
+        }
         self._one_thread = OneThread()
         self._training = any(m.training for m in self.module.modules())
 
@@ -76,13 +86,18 @@ class StatelessModel:
     def to(self, *args: Any, **kwargs: Any) -> StatelessModel:
         """A copy on another device or dtype, as ``nn.Module.to``."""
         module = copy.deepcopy(self.module).to(*args, **kwargs)
-        return StatelessModel(module, criterion=self.criterion)
+        move = getattr(self.given_criterion, "to", None)  # class weights go along
+        criterion = move(*args, **kwargs) if move else self.given_criterion
+        return StatelessModel(module, criterion=criterion)
 
     def _fresh_buffers(self) -> Params:
         # A module in train mode may write to its buffers (a counter, an average): let it write to a
         # copy.
         return (
-            {name: b.clone() for name, b in self.buffers.items()}
+            {
+                name: b.clone() if name in self._own_buffers else b
+                for name, b in self.buffers.items()
+            }
             if self._training
             else self.buffers
         )

@@ -103,7 +103,9 @@ def _map(fn: Callable[[str, Any], Any], node: Any, path: str = "") -> Any:
 def _children(node: Any) -> dict[str, Any]:
     if isinstance(node, Rule) and is_dataclass(node):
         return {
-            field.name: _number(getattr(node, field.name), field.type) for field in fields(node)
+            field.name: _number(getattr(node, field.name), field.type)
+            for field in fields(node)
+            if field.metadata.get("hyperparameters", True)  # what Started starts from is none
         }
     if isinstance(node, Mapping):
         return {

@@ -1,7 +1,7 @@
-"""Which layers each gradient mode and adjoint differentiates exactly: the table of docs/layers.md,
-entry by entry.
+"""Which layers each gradient mode and adjoint differentiates exactly: the table of
+docs/results/layers.md, entry by entry.
 
-``python tests/test_layers.py`` prints the tables for the page.
+``python tests/dynamics/test_layers.py`` prints the tables for the page.
 """
 
 from __future__ import annotations
@@ -370,7 +370,7 @@ def test_torch_itself_still_gets_weight_norm_wrong():
 
 
 def tables() -> str:
-    """The two tables of docs/layers.md."""
+    """The two tables of docs/results/layers.md."""
     head = ["layer", *MODES, "kept in factors"]
     rows = [
         [name, *("exact" if ok else "no" for ok in works(name).values()), _code(factored(name))]
@@ -390,7 +390,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def test_the_page_shows_these_tables():
     """Entries are checked one by one above; here, that the page says the same."""
-    page = (Path(__file__).parents[2] / "docs" / "layers.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "results" / "layers.md").read_text()
     lines = [
         f"| {name} | {' | '.join(['exact'] * len(MODES))} | {_code(factored(name))} |"
         for name in LAYERS

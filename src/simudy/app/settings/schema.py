@@ -85,9 +85,9 @@ class RecipeConfig:
 class PretrainConfig:
     """A stage before the victim's own: a plain torch loop on other, public images."""
 
-    epochs: int = number(0, EPOCHS_OR_NONE)  # 0: none
-    batch_size: int = number(128, COUNT)
-    optimizer: Any = field(default=None, metadata=NODE)
+    epochs: int = number(0, EPOCHS_OR_NONE)  # passes over the public images; 0: no such stage
+    batch_size: int = number(128, COUNT)  # images per step
+    optimizer: Any = field(default=None, metadata=NODE)  # of torch.optim, by its _target_
     new_head: bool = True  # the last linear layer starts afresh, as when fine-tuning
 
 

@@ -31,12 +31,19 @@ FETCH = "fetch the binary version, https://www.cs.toronto.edu/~kriz/cifar-10-bin
 class Cifar10:
     """Colour 32×32 images of ten classes (Krizhevsky 2009), read from `data_batch_1.bin`.
 
-    root: the folder that holds `cifar-10-batches-bin`, or that folder. n: images of the victim, the
-    first of each class. heldout: images kept as controls; None: as many as n. size: height and
-    width; None: 32. grey: luma alone. binary: two classes, vehicles and animals. shuffle: draw n
-    and heldout with the seed, not the first of each class. *_records: [first, one past the last] of
-    the records a part is taken from; pretraining takes all of its own, or none where that is None.
     Normalisation: the constants everyone uses; for grey images, measured on the held-out ones.
+
+    Args:
+        root: the folder that holds `cifar-10-batches-bin`, or that folder.
+        n: images of the victim, the first of each class.
+        heldout: images kept as controls; None: as many as n.
+        size: height and width in pixels; None: 32.
+        grey: luma alone.
+        binary: two classes, vehicles and animals.
+        shuffle: draw n and heldout with the seed, not the first of each class.
+        victim_records: [first, one past the last] of the records the victim's images are from.
+        heldout_records: the same of the controls.
+        pretrain_records: the same of the public images to pretrain on, all of them; None: none.
     """
 
     root: str

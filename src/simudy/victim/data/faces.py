@@ -19,10 +19,13 @@ EACH = 100  # lfw_subset holds 100 faces, then 100 crops of background
 class Faces:
     """Grey 25×25 crops of two classes, "face" and "not a face", 100 of each.
 
-    n: images of the victim, both classes together. heldout: images kept as controls; None: as many
-    as n. size: height and width. shuffle: draw the images with the seed, in place of the first of
-    each class. Source: `skimage.data.lfw_subset`, taken from Labeled Faces in the Wild (Huang et
-    al. 2007).
+    Source: `skimage.data.lfw_subset`, taken from Labeled Faces in the Wild (Huang et al. 2007).
+
+    Args:
+        n: images of the victim, both classes together.
+        heldout: images kept as controls; None: as many as n.
+        size: height and width in pixels.
+        shuffle: draw the images with the seed, in place of the first of each class.
     """
 
     n: Annotated[int, COUNT] = 20

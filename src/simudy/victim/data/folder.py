@@ -29,11 +29,17 @@ class Folder:
     """Pictures in `root/<class>/…`, searched to any depth (so TinyImageNet's
     `<class>/images/*.JPEG` works as it is).
 
-    root: the folder. n: images of the victim, the first of each class by name. heldout: the next
-    ones, as controls; None: as many as n. size: height and width, by centre crop and antialiased
-    resize; None: as they are, if all alike. grey: luma alone. pretrain: how many of the rest to
-    pretrain on. shuffle: draw with the seed, not first by name. Normalisation is measured on the
-    held-out images.
+    Normalisation is measured on the held-out images.
+
+    Args:
+        root: the folder.
+        n: images of the victim, the first of each class by name.
+        heldout: the next ones, as controls; None: as many as n.
+        size: height and width in pixels, by centre crop and antialiased resize; None: as they are,
+            if all alike.
+        grey: luma alone.
+        pretrain: how many of the rest to pretrain on.
+        shuffle: draw with the seed, not first by name.
     """
 
     root: str

@@ -25,9 +25,14 @@ class Npz:
     """An archive with `images`, (m, h, w), (m, h, w, c) or (m, c, h, w), uint8 or floats in [0, 1],
     and `labels`, (m,).
 
-    path: the .npz file. n: images of the victim, the first of each class. heldout: the next ones,
-    as controls; None: as many as n. pretrain: how many of the rest to pretrain on. shuffle: draw
-    with the seed, not the first of each class. Normalisation is measured on the held-out images.
+    Normalisation is measured on the held-out images.
+
+    Args:
+        path: the .npz file.
+        n: images of the victim, the first of each class.
+        heldout: the next ones, as controls; None: as many as n.
+        pretrain: how many of the rest to pretrain on.
+        shuffle: draw with the seed, not the first of each class.
     """
 
     path: str

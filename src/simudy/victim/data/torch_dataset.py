@@ -21,12 +21,17 @@ class TorchDataset:
     """A map-style dataset of (image, label) pairs; an image is a PIL picture, or uint8 or floats in
     [0, 1] as a tensor.
 
-    dataset: the object itself; as a setting, `data.dataset={_target_: torchvision.datasets.SVHN,
-    root: …}`. n: images of the victim, the first of each class. heldout: the next ones, as
-    controls; None: as many as n. pretrain: how many of the rest to pretrain on. shuffle: draw with
-    the seed, not the first of each class. Labels come from `dataset.targets` where it has them;
-    otherwise the whole dataset is read once to learn them. Normalisation is measured on the
-    held-out images: leave it out of the dataset's transforms.
+    Labels come from `dataset.targets` where it has them; otherwise the whole dataset is read once
+    to learn them. Normalisation is measured on the held-out images: leave it out of the dataset's
+    transforms.
+
+    Args:
+        dataset: the object itself; as a setting,
+            `data.dataset={_target_: torchvision.datasets.SVHN, root: …}`.
+        n: images of the victim, the first of each class.
+        heldout: the next ones, as controls; None: as many as n.
+        pretrain: how many of the rest to pretrain on.
+        shuffle: draw with the seed, not the first of each class.
     """
 
     dataset: Any

@@ -15,7 +15,13 @@ class CNN(nn.Module):
     """`depth` blocks of 3×3 convolution (stride 2), norm and activation; then mean over space and a
     linear layer.
 
-    norm: "none", "batch" or "group" (8 groups). activation: a name in ACTIVATIONS.
+    Args:
+        shape: ``(c, h, w)`` of an image; filled in from the data.
+        classes: number of logits; filled in from the data.
+        width: channels.
+        depth: blocks.
+        norm: "none", "batch" or "group" (8 groups).
+        activation: a name in ``ACTIVATIONS``: see ``models/layers.py``.
     """
 
     def __init__(

@@ -14,10 +14,17 @@ from simudy.victim.models.layers import activation_named
 
 
 class MLP(nn.Module):
-    """d → width → … → width → classes, with `depth` hidden layers; the paper's is d-1000-1000-10.
+    """d → width → … → width → classes; the paper's is d-1000-1000-10.
 
-    bias: "first" (the first layer alone, as in the paper), "all" or "none".
     The first layer is linear in the flattened image, so its displacement spans the training images.
+
+    Args:
+        shape: ``(c, h, w)`` of an image; filled in from the data.
+        classes: number of logits; filled in from the data.
+        width: units of a hidden layer.
+        depth: hidden layers.
+        activation: a name in ``ACTIVATIONS``: see ``models/layers.py``.
+        bias: "first" (the first layer alone, as in the paper), "all" or "none".
     """
 
     def __init__(

@@ -16,8 +16,19 @@ class ViT(nn.Module):
     """Patches by a strided convolution, plus `position`, `depth` pre-norm blocks, mean over tokens,
     linear.
 
-    position: (1, tokens, width), learned; its displacement is a term of the attack's distance.
-    Raises SimudyError where patch does not divide the image or heads does not divide width.
+    The parameter ``position`` is ``(1, tokens, width)``; its displacement is a term of the attack's
+    distance.
+
+    Args:
+        shape: ``(c, h, w)`` of an image; filled in from the data.
+        classes: number of logits; filled in from the data.
+        patch: side of a patch, in pixels; divides the image.
+        width: of a token; a multiple of ``heads``.
+        depth: blocks.
+        heads: of the attention.
+
+    Raises:
+        SimudyError: ``patch`` does not divide the image, or ``heads`` not the width.
     """
 
     def __init__(

@@ -45,9 +45,7 @@ def test_the_backward_pass_sees_the_autocast_of_the_simulation(adjoint, gradient
             return torch.autograd.grad(end["v"].sum(), x)[0]
 
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
-        ours = simulate(
-            cubic, start, [(x,)], SGD(lr=0.125), adjoint=adjoint, gradient=gradient
-        )
+        ours = simulate(cubic, start, [(x,)], SGD(lr=0.125), adjoint=adjoint, gradient=gradient)
     factor = 10.0 if inside else 1.0  # v moves by −0.125 · factor · x³
     torch.testing.assert_close(slope(ours), -0.375 * factor * x.detach() ** 2)
 

@@ -56,8 +56,10 @@ CASES = {
         [(MODEL.params["2.weight"], LABELS, {"0.weight": w, "0.bias": b})] * 3,
     ),
     "the parameters as the batch": lambda w, b: (
-        lambda params, centre: sum((p - centre[k]).sin().sum() for k, p in params.items())
-        + (params["w"] @ params["b"]).square().sum(),
+        lambda params, centre: (
+            sum((p - centre[k]).sin().sum() for k, p in params.items())
+            + (params["w"] @ params["b"]).square().sum()
+        ),
         start := {"w": w, "b": b},
         [start] * 3,
     ),
@@ -104,7 +106,9 @@ def test_the_derivative_is_the_sum_over_places(case, adjoint, gradient):
 def plain(loss, params, batches):
     for batch in batches:
         # a copy of each place, for torch too sums over the places of one tensor
-        places = {k: p * 1 if p.requires_grad else p.clone().requires_grad_() for k, p in params.items()}
+        places = {
+            k: p * 1 if p.requires_grad else p.clone().requires_grad_() for k, p in params.items()
+        }
         grads = torch.autograd.grad(loss(places, batch), list(places.values()), create_graph=True)
         params = {k: p - 0.2 * g for (k, p), g in zip(params.items(), grads, strict=True)}
     return params

@@ -179,6 +179,7 @@ def documented(made: Callable[..., Any]) -> dict[str, str]:
             if section.kind in (DocstringSectionKind.parameters, DocstringSectionKind.attributes):
                 for item in section.value:
                     said = " ".join(item.description.split()).rstrip(".")
+                    said = re.sub(r"\bNone\b", "null", said)  # as a person types it
                     notes |= dict.fromkeys(re.split(r",\s*", item.name), said)
     return notes
 

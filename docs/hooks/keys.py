@@ -173,8 +173,8 @@ def factories(made: Any) -> dict[str, Any]:
 def documented(made: Callable[..., Any]) -> dict[str, str]:
     """What the docstring says of each argument; a class asks those it derives from too."""
     notes: dict[str, str] = {}
-    for owner in reversed(made.__mro__ if inspect.isclass(made) else [made]):
-        text = inspect.cleandoc(owner.__dict__.get("__doc__") or "") if owner is not object else ""
+    for owner in reversed(made.__mro__[:-1] if inspect.isclass(made) else [made]):
+        text = inspect.cleandoc(owner.__doc__ or "")
         for section in Docstring(text).parse("google", warnings=False):
             if section.kind in (DocstringSectionKind.parameters, DocstringSectionKind.attributes):
                 for item in section.value:

@@ -164,10 +164,9 @@ def arguments(target: str) -> dict[str, Field]:
 
 def factories(made: Any) -> dict[str, Any]:
     """The defaults of a dataclass that are made anew each time."""
-    if not dataclasses.is_dataclass(made):
-        return {}
-    fields = [f for f in dataclasses.fields(made) if f.default_factory is not dataclasses.MISSING]
-    return {f.name: f.default_factory() for f in fields}
+    fields = dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
+    makers = {field.name: field.default_factory for field in fields}
+    return {name: make() for name, make in makers.items() if make is not dataclasses.MISSING}
 
 
 def documented(made: Callable[..., Any]) -> dict[str, str]:

@@ -196,50 +196,35 @@ def network(case: Case) -> Network:
 # gradients are zero but for rounding (a bias before a norm), and a rule that divides by less than
 # them would make steps of it.
 
-DECAY = (0.01, 0.2)
+DECAY = {"weight_decay": (0.01, 0.2)}
+MOMENTUM = {"momentum": (0.1, 0.9)}
 EPS = {"eps": (1e-3, 1e-1)}
 BETAS = {"beta1": (0.5, 0.95), "beta2": (0.8, 0.99)}
 FIELDS: dict[str, dict[str, Any]] = {
-    "SGD": {
-        "momentum": (0.1, 0.9),
-        "dampening": (0.1, 0.5),
-        "weight_decay": DECAY,
-        "nesterov": True,
-        "maximize": True,
-    },
-    "Adam": {**BETAS, **EPS, "weight_decay": DECAY, "amsgrad": True},
-    "AdamW": {**BETAS, **EPS, "weight_decay": DECAY, "maximize": True},
+    "SGD": {**MOMENTUM, **DECAY, "dampening": (0.1, 0.5), "nesterov": True, "maximize": True},
+    "Adam": {**BETAS, **EPS, **DECAY, "amsgrad": True},
+    "AdamW": {**BETAS, **EPS, **DECAY, "maximize": True},
     "NAdam": {
         **BETAS,
         **EPS,
-        "weight_decay": DECAY,
+        **DECAY,
         "momentum_decay": (0.01, 0.1),
         "decoupled_weight_decay": True,
     },
     "RAdam": {
         **BETAS,
+        "beta2": (0.3, 0.99),  # below 0.6 it is never adaptive
         **EPS,
-        "weight_decay": DECAY,
+        **DECAY,
         "decoupled_weight_decay": True,
         "maximize": True,
     },
-    "Adamax": {**BETAS, **EPS, "weight_decay": DECAY, "maximize": True},
-    "RMSprop": {
-        "alpha": (0.5, 0.99),
-        **EPS,
-        "weight_decay": DECAY,
-        "momentum": (0.1, 0.9),
-        "centered": True,
-    },
-    "Adagrad": {
-        "lr_decay": (0.01, 0.2),
-        "weight_decay": DECAY,
-        "initial_accumulator_value": (0.01, 0.1),
-        **EPS,
-    },
-    "Adadelta": {"rho": (0.5, 0.95), **EPS, "weight_decay": DECAY},
-    "Lion": {**BETAS, "weight_decay": DECAY},
-    "Muon": {"momentum": (0.5, 0.95), "weight_decay": DECAY, "nesterov": True},
+    "Adamax": {**BETAS, **EPS, **DECAY, "maximize": True},
+    "RMSprop": {**EPS, **MOMENTUM, **DECAY, "alpha": (0.5, 0.99), "centered": True},
+    "Adagrad": {**EPS, **DECAY, "lr_decay": (0.01, 0.2), "initial_accumulator_value": (0.01, 0.1)},
+    "Adadelta": {"rho": (0.5, 0.95), **EPS, **DECAY},
+    "Lion": {**BETAS, **DECAY},
+    "Muon": {"momentum": (0.5, 0.95), **DECAY, "nesterov": True},
 }
 RATES = {"SGD": (0.05, 0.4), "Adadelta": (0.5, 2.0)}
 

@@ -5,6 +5,7 @@ derivatives by finite differences of first ones, which are held against the loop
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 import torch
 from drawn import PENALTY, Case, batches, cases, native, network, options, rates, wrap
 from hypothesis import HealthCheck, assume, given, seed, settings
+from hypothesis import strategies as st
 from plain import again, loop, optimizer_of, slope, started
 from torch import Tensor
 
 from simudy import StatelessModel, simulate
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct
-from simudy.dynamics.gradient import Reverse
+from simudy.dynamics.gradient import Factored, Reverse
 from simudy.dynamics.optim import from_torch, scaled
 
 torch.set_num_threads(1)
@@ -140,19 +142,20 @@ def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
-def awaited(case: Case) -> bool:
-    """Draws that are known to be wrong, until they are mended."""
+def awaited(case: Case) -> str | None:
+    """Why a draw is known to be wrong, until that is mended: then its case below no longer fails,
+    and the reason goes from here and from there.
+    """
     fused = {"layer norm", "batch norm", "instance norm", "encoder"} & set(case.body)
-    if case.rule == "RAdam" and (case.learned or "beta2" in case.on):
-        return True
-    if case.penalty and "Factored" in str(case.gradient):
-        return True
-    return bool(fused) and (case.order, case.vmap) != (1, "no")
+    if fused and (case.order, case.vmap) != (1, "no"):
+        return "fused norms"
+    if case.rule == "RAdam" and case.learned and "beta2" in case.on:
+        return "RAdam"
+    return "factored" if case.penalty and isinstance(case.gradient, Factored) else None
 
 
 def check(case: Case) -> None:
     """Values and derivatives of a draw are those of the loop."""
-    assume(not awaited(case))
     problem = Problem(case)
     expected = problem.plain(problem.at)
     end, found, size = problem.derivative()
@@ -181,8 +184,9 @@ def _draw(draws: int, part: int) -> None:
     """Draw and check; after ten draws hypothesis would rather vary the ones it had."""
     quiet = [HealthCheck.too_slow, HealthCheck.filter_too_much]
     how = settings(max_examples=10, deadline=None, database=None, suppress_health_check=quiet)
+    drawn = cases().filter(lambda case: not awaited(case))
     for run in range(draws // 10):
-        seed(1000 * part + run)(how(given(cases())(check)))()
+        seed(1000 * part + run)(how(given(drawn)(check)))()
 
 
 @pytest.mark.parametrize("part", range(3))
@@ -194,3 +198,55 @@ def test_any_draw_is_the_torch_loop(part):
 @pytest.mark.parametrize("part", range(3, 23))
 def test_many_draws_are_the_torch_loop(part):
     _draw(100, part)
+
+
+SIMPLE = Case(
+    kind="rows",
+    body=("linear",),
+    activation="tanh",
+    heads=1,
+    frozen=(),
+    rule="SGD",
+    on=frozenset(),
+    learned=False,
+    wrapped=(),
+    live=0,
+    scheduled=False,
+    penalty=False,
+    adjoint=Direct(),
+    gradient=Reverse(),
+    sizes=(4, 4),
+    epochs=1,
+    labels="hard",
+    weighted=False,
+    vmap="no",
+    order=1,
+    seed=1,
+)
+AWAITED = {
+    "fused norms, second derivative": {"body": ("layer norm",), "order": 2},
+    "fused norms, autograd over vmap": {"body": ("layer norm",), "vmap": "inside"},
+    "RAdam, learned beta2": {
+        "rule": "RAdam",
+        "on": frozenset({"beta2"}),
+        "learned": True,
+        "seed": 2,  # β₂ = 0.34
+    },
+    "factored, a penalty on the weights": {"penalty": True, "gradient": Factored(layers="all")},
+}
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True)
+@pytest.mark.parametrize("reason", AWAITED)
+def test_a_draw_that_is_known_to_be_wrong(reason):
+    case = dataclasses.replace(SIMPLE, **AWAITED[reason])
+    assert awaited(case) == reason.split(",")[0]
+    _check_one(case)
+
+
+def test_the_simplest_draw_is_the_torch_loop():
+    _check_one(SIMPLE)
+
+
+def _check_one(case: Case) -> None:
+    settings(max_examples=1, deadline=None, database=None)(given(st.just(case))(check))()

@@ -164,21 +164,21 @@ def arguments(target: str) -> dict[str, Field]:
 
 def factories(made: Any) -> dict[str, Any]:
     """The defaults of a dataclass that are made anew each time."""
-    if not dataclasses.is_dataclass(made):
-        return {}
-    fields = [f for f in dataclasses.fields(made) if f.default_factory is not dataclasses.MISSING]
-    return {f.name: f.default_factory() for f in fields}
+    fields = dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
+    makers = {field.name: field.default_factory for field in fields}
+    return {name: make() for name, make in makers.items() if make is not dataclasses.MISSING}
 
 
 def documented(made: Callable[..., Any]) -> dict[str, str]:
     """What the docstring says of each argument; a class asks those it derives from too."""
     notes: dict[str, str] = {}
-    for owner in reversed(made.__mro__ if inspect.isclass(made) else [made]):
-        text = inspect.cleandoc(owner.__dict__.get("__doc__") or "") if owner is not object else ""
+    for owner in reversed(made.__mro__[:-1] if inspect.isclass(made) else [made]):
+        text = inspect.cleandoc(owner.__doc__ or "")
         for section in Docstring(text).parse("google", warnings=False):
             if section.kind in (DocstringSectionKind.parameters, DocstringSectionKind.attributes):
                 for item in section.value:
                     said = " ".join(item.description.split()).rstrip(".")
+                    said = re.sub(r"\bNone\b", "null", said)  # as a person types it
                     notes |= dict.fromkeys(re.split(r",\s*", item.name), said)
     return notes
 

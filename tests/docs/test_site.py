@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ def hook(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"hook_{name}", HOOKS / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
     sys.path.insert(0, str(HOOKS))
     try:
         spec.loader.exec_module(module)
@@ -65,3 +67,16 @@ def test_every_option_of_every_group_is_among_the_settings():
     for group in (*settings.GROUPS, *settings.LISTS):
         for path in (settings.CONF / group).glob("*.yaml"):
             assert f"`{group}={path.stem}`" in text
+
+
+def test_every_argument_of_a_public_name_is_documented():
+    import simudy
+    import simudy.dynamics.optim as optim
+    import simudy.testing as testing
+
+    documented = hook("keys").documented
+    public = [getattr(owner, name) for owner in (simudy, optim) for name in owner.__all__]
+    for thing in (*public, testing.check_optimizer, testing.directional):
+        if not (inspect.isclass(thing) and issubclass(thing, Exception)):
+            missing = inspect.signature(thing).parameters.keys() - documented(thing).keys()
+            assert not missing, f"{thing.__qualname__}: {sorted(missing)}"

@@ -169,7 +169,7 @@ def test_compiled_graphs_give_the_same_slopes():
     )
 
 
-@pytest.mark.parametrize("compile", [None, "default"])
+@pytest.mark.parametrize("compile", [None, pytest.param("default", marks=needs_compiler)])
 def test_second_derivatives_of_the_result(compile):
     torch.manual_seed(0)
     x = torch.rand(3, dtype=torch.float64, requires_grad=True)

@@ -155,10 +155,14 @@ def evidence_from_weights(
 
     Args:
         module: the architecture; its own weights do not matter, nor does it change.
+        initial: what the file before training holds, a state dict at the least.
+        final: what the file after it holds.
+        recipe: how the run went, known or guessed.
         mode: ``train`` or ``eval``. Default: as the files prove, else eval.
         part: where in the files the weights lie, where several parts fit; the first need not have
             it.
         loss: of ``torch.nn``. Default: cross-entropy.
+        n: number of training images. Default: unknown.
         facts: ``shape``, ``classes`` and what else ``Evidence`` takes.
 
     Raises:

@@ -64,8 +64,9 @@ class Reconstruction:
         images: normalised ``(m, c, h, w)``.
         labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
         status: ``converged``, ``finished``, ``diverged`` or ``interrupted``.
-        objective, distance: at the best iterate; infinite where no step was finite, and then the
-            images are the initial dummies.
+        objective: at the best iterate; infinite where no step was finite, and then the images are
+            the initial dummies.
+        distance: likewise.
         learned: factors on learned hyper-parameters, by name.
         iterations: outer steps taken.
         seconds: spent in them.
@@ -316,6 +317,7 @@ def reconstruct(
     """Reconstruct the training images behind ``evidence``.
 
     Args:
+        evidence: what the attacker holds.
         method: how. Default: ``Simudy()``.
         outer: the outer loop's settings.
         seed: draws the initial dummies and labels.

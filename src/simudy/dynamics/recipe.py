@@ -28,6 +28,7 @@ class Recipe:
             smaller.
         shuffle: draw a new division every epoch, from ``seed``; otherwise one division, in order,
             throughout.
+        seed: of the order.
         schedule: factor on the rule's learning rate at each batch (see
             ``simudy.dynamics.optim.schedule``).
         scheduler: instead, ``(optimizer) -> scheduler`` of ``torch.optim.lr_scheduler``.

@@ -52,9 +52,10 @@ class Simudy:
         decay: of the expected amplitude with frequency.
         labels, noise, start, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.
-        clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other
-            (released code: 20, 5), during the first ``clip_until`` of the iterations. Default:
-            never.
+        clip_above: clip a simulated gradient whose norm is above this (released code: 20).
+            Default: never.
+        clip_to: the norm it is clipped to (released code: 5).
+        clip_until: clip during this first part of the iterations.
         damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see
             ``FirstLayer``), damped by this fraction of the mean curvature; then the outer optimizer
             is SGD with ``lr`` near 0.3. Default: off.

@@ -21,7 +21,7 @@ from torch import Tensor
 from simudy import StatelessModel, simulate
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct
-from simudy.dynamics.gradient import Factored, Reverse
+from simudy.dynamics.gradient import Reverse
 from simudy.dynamics.optim import from_torch, scaled
 
 torch.set_num_threads(1)

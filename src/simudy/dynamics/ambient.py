@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import RLock
 
@@ -30,11 +30,16 @@ class OneThread:
 
 def ambient_autocast() -> Callable[[], AbstractContextManager[object]]:
     """Enters anew, whenever called, the autocast that is on (or off) now, in this thread."""
-    states = [
-        (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-        for device in _devices()
-    ]
+    states = autocast_states()
     return lambda: _within(states)
+
+
+def autocast_states() -> tuple[tuple[str, torch.dtype, bool], ...]:
+    """Device, dtype and whether autocast is on there now, in this thread."""
+    return tuple(
+        (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        for device in sorted(_devices())
+    )
 
 
 def no_autocast() -> AbstractContextManager[object]:
@@ -43,7 +48,7 @@ def no_autocast() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _within(states: list[tuple[str, torch.dtype, bool]]) -> Iterator[None]:
+def _within(states: Sequence[tuple[str, torch.dtype, bool]]) -> Iterator[None]:
     with ExitStack() as stack:
         for device, dtype, enabled in states:
             if enabled or torch.is_autocast_enabled(device):

@@ -21,7 +21,7 @@ def network(**how):
     return StatelessModel(layers.double().eval(), **how)
 
 
-def slope(loss, mode, *, batches=None, params=None, adjoint=Direct()):
+def slope(loss, mode, *, batches=None, params=None, adjoint=Direct()):  # noqa: B008 (frozen)
     """d(end)/d(images) after a few steps; ``batches`` makes them of the images."""
     x = X.clone().requires_grad_()
     params = network().params if params is None else params

@@ -53,6 +53,20 @@ class Dummy:
         """Labels as the loss takes them: indices ``(n,)`` or probabilities ``(n, classes)``."""
         return self.labels.softmax(1) if self.labels.is_floating_point() else self.labels
 
+    @torch.no_grad()
+    def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
+        """Stand where an earlier search ended.
+
+        Args:
+            images: normalised ``(n, c, h, w)``. labels: class indices or probabilities.
+            learned: factors on the learned hyper-parameters, by name.
+        """
+        self.latent.copy_(self.coordinates.encode(images.to(self.latent)))
+        soft = labels.is_floating_point()
+        self.labels.copy_(labels.log() if soft else labels)
+        for name, log in self.logs.items():
+            log.copy_(learned[name].log())
+
     def batches(self, recipe: Recipe) -> list[tuple[Tensor, ...]]:
         """One ``(inputs, labels)`` per step."""
         return recipe.collate(self.network_inputs(), self.targets())

@@ -16,13 +16,12 @@ from simudy.attack.distance import DISTANCES, position
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.influence import FirstLayer, solve
-from simudy.attack.methods.problem import Problem
+from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
-from simudy.dynamics.adjoint import Direct, Recompute
+from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Gradient, Reverse
 from simudy.dynamics.gradient.compact import compact
-from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.optim import Clipped, Rule
 from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
@@ -35,7 +34,7 @@ _TRUST = 1.0
 
 
 @dataclass
-class Simudy:
+class Simudy(Method):
     """minimise d(θ̂f − θ0, θf − θ0) + tv·TV(x̂) + box·outside(x̂) over the dummies x̂ (Tian et al.,
     ICLR 2025).
 
@@ -83,7 +82,7 @@ class Simudy:
     damping: float | None = None
     focus_after: float = 1.0
     grow_until: float = 0.0
-    adjoint: Direct | Recompute = field(default_factory=Direct)
+    adjoint: Adjoint = field(default_factory=Direct)
     gradient: Gradient = field(default_factory=Reverse)
 
     def problem(self, evidence: Evidence, *, seed: int) -> SimudyProblem:
@@ -128,7 +127,9 @@ class SimudyProblem(Problem):
     ) -> None:
         self.settings, self.evidence, self.dummy, self.first = settings, evidence, dummy, first
         self.recipe = evidence.recipe
-        self.real = self._real()
+        batches = dummy.batches(self.recipe)
+        self.factored = self._chosen(batches)
+        self.real = self._real(batches)
         self.pixels = pixel_range(evidence.mean, evidence.std, like=dummy.images())
         self.curvature: Tensor | None = None
 
@@ -186,27 +187,29 @@ class SimudyProblem(Problem):
             gradient=self.settings.gradient,
         )
 
+    def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
+        self.dummy.restore(images, labels, learned)
+
+    def notes(self) -> list[str]:
+        count = len(self.evidence.initial)
+        return [f"{len(self.factored)} of {count} weights factored"] if self.factored else []
+
     def images(self) -> Tensor:
         return self.dummy.images()
 
     def labels(self) -> Tensor:
         return self.dummy.targets()
 
-    def _real(self) -> tree.Params:
+    def _chosen(self, batches: list[tuple[Tensor, ...]]) -> list[str]:
+        """The weights that the simulation holds as factors."""
+        known = self.evidence
+        return self.settings.gradient.chosen(known.model.loss, known.initial, batches)
+
+    def _real(self, batches: list[tuple[Tensor, ...]]) -> tree.Params:
         """θf − θ0, its weights compact where the simulation's will be."""
-        gradient, known, batches = (
-            self.settings.gradient,
-            self.evidence,
-            self.dummy.batches(self.recipe),
-        )
-        chosen = (
-            gradient.chosen(known.model.loss, known.initial, batches)
-            if isinstance(gradient, Factored)
-            else []
-        )
         size = {"rank": len(batches) * len(batches[0][0]), "steps": len(batches)}
-        moved = known.displacement
-        return {**moved, **{k: compact(moved[k], known.initial[k], **size) for k in chosen}}
+        moved, start = self.evidence.displacement, self.evidence.initial
+        return {**moved, **{k: compact(moved[k], start[k], **size) for k in self.factored}}
 
     def _steps(self, progress: float) -> int:
         """How many steps are simulated."""

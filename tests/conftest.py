@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,3 +82,27 @@ def cli(capsys, tmp_path, monkeypatch) -> Callable[..., Outcome]:
 def result(folder: Path) -> dict:
     """A run's ``result.json``."""
     return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture
+def attempt(cli, tmp_path, monkeypatch) -> Callable[..., None]:
+    """``attempt(case, without=keys of TINY)``: a hostile input (``hostile/verdict.py``) in this
+    process, without the pictures, which take the longest: laid out, run and judged.
+    """
+    from verdict import TINY, judge, time_limit
+
+    from simudy.app.tasks import finish
+
+    monkeypatch.setattr(finish, "_draw", lambda *args: args[-1].gallery.write_bytes(b""))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def call(case, without: Sequence[str] = ()) -> None:
+        case.prepare(tmp_path)
+        tiny = [word for word in TINY if word.split("=")[0] not in without]
+        with time_limit(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tests' errors, but no person's
+            outcome = cli(*tiny, *case.argv, tiny=False)
+        os.chdir(tmp_path)
+        judge(*outcome, tmp_path, refused=case.refused)
+
+    return call

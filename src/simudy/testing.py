@@ -155,7 +155,14 @@ def directional(
     *,
     step: float,
 ) -> float:
-    """Derivative of ``fn`` along a direction by central differences of fourth order."""
+    """Derivative of ``fn`` along a direction by central differences of fourth order.
+
+    Args:
+        fn: ``(tensors) -> scalar``.
+        at: the point, in float64.
+        along: the direction, shaped alike.
+        step: length of a difference, over that of ``along``.
+    """
 
     def slope(h: float) -> Tensor:
         ahead, behind = ([x + s * h * d for x, d in zip(at, along, strict=True)] for s in (1, -1))

@@ -9,9 +9,10 @@ from typing import Literal
 import pytest
 from torch import Tensor
 
-from simudy.app.settings.check import check, fits
+from simudy.app.settings.check import check
 from simudy.app.settings.instantiate import build
 from simudy.errors import SimudyError
+from simudy.plain import fits
 
 HERE = __name__
 

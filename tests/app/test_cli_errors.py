@@ -57,9 +57,9 @@ def audit(cli, tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("outer.iteration=3", "did you mean iterations?"),
+        ("outer.iteration=3", "did you mean outer.iterations?"),
         ("outre.lr=3", "no setting outre: did you mean outer"),
-        ("inner.momentun=0.9", "no setting inner.momentun: did you mean momentum?"),
+        ("inner.momentun=0.9", "no setting inner.momentun: did you mean inner.momentum?"),
         ("data=facez", "Available options in 'data': cifar10 faces"),
         ("experiment=none_such", "Could not find 'experiment/none_such'"),
         ("outer.lr=abc", "outer.lr: Value 'abc' of type 'str' could not be converted to Float"),
@@ -88,7 +88,7 @@ def audit(cli, tmp_path):
             "images of 6×6 are too small for SSIM, whose window is 7×7: set a larger data.size",
         ),
         ("inner.lr=1e30", "training diverged, use a lower lr"),
-        ("a=b=c=", "mismatched"),
+        ("a=b=c=", "no setting a"),
     ],
 )
 def test_a_wrong_setting(cli, override, words):
@@ -186,3 +186,38 @@ def test_a_damaged_run(cli, tmp_path, file, words):
 
 def test_nothing_to_score(cli):
     assert "no config.yaml in" in cli("hydra.run.dir=run", "task=score", tiny=False).error
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+foo=1", "no setting foo: choose from"),
+        ("+label_smoothing=0.1", "no setting label_smoothing"),
+        ("+tv=0.1", "no setting tv: did you mean prior.tv?"),
+        ("+prior.l2=0.1", "no setting prior.l2: did you mean prior.tv or prior.box?"),
+        ("+outer.iteration=3", "no setting outer.iteration: did you mean outer.iterations"),
+        ("+recipe.epoch=3", "no setting recipe.epoch: did you mean recipe.epochs"),
+        ("+victim.pretrain.epoch=3", "did you mean victim.pretrain.epochs"),
+        ("+recipe.loss.label_smoothing=0.1", "recipe.loss names no _target_"),
+        ("attack.n=0", "attack.n=0: give a whole number, from 1 to"),
+        ("attack.n=-3", "attack.n=-3: give a whole number, from 1 to"),
+        ("dummy.learn=[lr,lr]", "dummy.learn names 'lr' more than once"),
+        ("gradient=factored gradient.layers=foo", "gradient.layers=foo: give auto or all"),
+        ("recipe.loss._target_=torch.nn.MSELos", "recipe.loss._target_=torch.nn.MSELos: cannot"),
+        (
+            "+inner.momentun=0.5",
+            "inner.momentun: simudy.dynamics.optim.SGD takes no 'momentun': did you mean momentum?",
+        ),
+        ("inner.momentun=0.5", "(+inner.momentun=… hands it to the _target_, if that takes it)"),
+    ],
+)
+def test_a_setting_that_nobody_reads(cli, override, words):
+    assert words in cli(*override.split(), "hydra.run.dir=run").error
+
+
+def test_a_setting_of_a_node_that_is_not_chosen(cli):
+    assert "no setting gradient.layers (+gradient.layers" in cli("gradient.layers=foo").error
+
+
+def test_no_hint_recommends_what_is_refused(cli):
+    assert "+" not in cli("prior.l2=0.1").error

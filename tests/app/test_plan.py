@@ -38,18 +38,18 @@ def evidence() -> Evidence:
 
 
 def chosen(evidence: Evidence, mb: float, method: Simudy | None = None) -> Simudy:
-    method = method or Simudy(recipe=evidence.recipe)
+    method = method or Simudy(images="pixels", recipe=evidence.recipe)
     return fit_to_memory(method, evidence, n=4, device=CPU, limit=mb / 1024)  # type: ignore[return-value]
 
 
 def test_the_leanest_that_is_needed_is_chosen(evidence, caplog):
     caplog.set_level(logging.INFO)
     direct, mixed, lean = (
-        estimated_mb(Simudy(adjoint=a, gradient=g), evidence, n=4)
+        estimated_mb(Simudy(images="pixels", adjoint=a, gradient=g), evidence, n=4)
         for a, g in ((Direct(), Reverse()), (Direct(), Mixed()), (Recompute(4), Mixed()))
     )
     assert direct > mixed > lean
-    untouched = Simudy(recipe=evidence.recipe)
+    untouched = Simudy(images="pixels", recipe=evidence.recipe)
     assert chosen(evidence, direct + 1, untouched) is untouched and not caplog.text
     assert (chosen(evidence, mixed + 0.1).adjoint, chosen(evidence, mixed + 0.1).gradient) == (
         Direct(),
@@ -62,7 +62,9 @@ def test_the_leanest_that_is_needed_is_chosen(evidence, caplog):
         chosen(evidence, lean / 2).adjoint == Recompute(4)
         and "even that may not fit" in caplog.text
     )
-    assert chosen(evidence, mixed + 0.1, Simudy(gradient=Factored())).gradient == Factored(Mixed())
+    assert chosen(
+        evidence, mixed + 0.1, Simudy(images="pixels", gradient=Factored())
+    ).gradient == Factored(Mixed())
 
 
 def test_a_method_that_simulates_nothing_has_no_adjoint_to_change(evidence):
@@ -70,13 +72,15 @@ def test_a_method_that_simulates_nothing_has_no_adjoint_to_change(evidence):
 
 
 def test_the_machine_is_large_enough_for_this(evidence):
-    method = Simudy()
+    method = Simudy(images="pixels")
     assert fit_to_memory(method, evidence, n=4, device=CPU) is method
 
 
 def test_the_objective_is_the_same(evidence):
     seed = {"seed": 0}
-    first, lean = (m.problem(evidence, **seed) for m in (Simudy(), chosen(evidence, 0.1)))
+    first, lean = (
+        m.problem(evidence, **seed) for m in (Simudy(images="pixels"), chosen(evidence, 0.1))
+    )
     a, b = (
         torch.autograd.grad(p.objective(0.0)[0], p.variables()["latent"])[0] for p in (first, lean)
     )
@@ -89,6 +93,7 @@ def test_a_factored_network_is_counted_by_its_factors():
     final = tree.map(lambda p: p + 0.01, model.params)
     evidence = Evidence(model, model.params, final, Recipe(epochs=50), (3, 16, 16), 4, 4)
     dense, factored = (
-        estimated_mb(Simudy(gradient=g), evidence, n=4) for g in (Reverse(), Factored())
+        estimated_mb(Simudy(images="pixels", gradient=g), evidence, n=4)
+        for g in (Reverse(), Factored())
     )
     assert factored < dense / 4

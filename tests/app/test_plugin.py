@@ -1,5 +1,5 @@
 """An optimizer of one's own, in a file outside of the package, as a new user adds it from
-docs/toolkit.md.
+docs/guides/extend/optimizer.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from simudy.testing import check_optimizer
 
-PAGE = Path(__file__).parents[2] / "docs" / "toolkit.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "extend" / "optimizer.md"
 TINY = (
     "data.n=4",
     "data.size=8",

@@ -64,6 +64,6 @@ def test_a_device_without_the_units_is_not_changed():
     with torch.no_grad():
         final = simulate(model.loss, model.params, batches, recipe.rules(4))
     evidence = Evidence(model, model.params, final, recipe, (1, 8, 8), 2, 4)
-    problem = Simudy().problem(evidence, seed=0)
+    problem = Simudy(images="pixels").problem(evidence, seed=0)
     set_precision("tf32", problem)  # raises if the gradient moved
     assert problem.variables()["latent"].grad is None

@@ -275,7 +275,7 @@ def test_learned_labels_receive_a_gradient():
     ("settings", "message"),
     [
         ({"distance": "cos"}, "no distance 'cos': choose from cosine"),
-        ({"images": "pixel"}, "no image mode 'pixel': choose from pixels"),
+        ({"images": "pixel"}, "no image mode 'pixel': choose from auto, pixels"),
         ({"dummies": 0.0}, "give the dummies per training image"),
     ],
 )

@@ -32,7 +32,8 @@ def test_it_is_added_to_the_distance_with_its_weight():
     model, final = train(ViT((3, 8, 8), 2, width=8, depth=1), images, labels, run)
     evidence = Evidence(model, model.params, final, run, shape=(3, 8, 8), classes=2, n=2)
     without, added = (
-        dataclasses.replace(Simudy(), position=w).problem(evidence, seed=0) for w in (0.0, 0.5)
+        dataclasses.replace(Simudy(images="pixels"), position=w).problem(evidence, seed=0)
+        for w in (0.0, 0.5)
     )
     moved = {k: v - evidence.initial[k] for k, v in added.simulate().items()}
     extra = 0.5 * position(moved, evidence.displacement)

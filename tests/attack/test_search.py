@@ -27,7 +27,7 @@ from simudy import (
 from simudy.attack.coordinates import Frequencies, SpanCoordinates
 from simudy.attack.distance import layerwise
 from simudy.attack.dummy import new_dummy
-from simudy.attack.evidence import evidence_from_weights, load_weights
+from simudy.attack.evidence import evidence_from_weights
 from simudy.attack.first_layer.influence import FirstLayer
 from simudy.attack.first_layer.span import Span
 from simudy.attack.methods.simudy import Simudy
@@ -134,21 +134,6 @@ def test_weights_that_did_not_move_are_refused():
         )
 
 
-def test_weights_are_read_from_a_checkpoint_and_nothing_else(tmp_path):
-    module = mlp()
-    torch.save({"epoch": 3, "state_dict": module.state_dict()}, tmp_path / "a.pt")
-    assert torch.equal(load_weights(tmp_path / "a.pt")["1.weight"], module[1].weight)
-    (tmp_path / "b.pt").write_bytes(b"PK\x03\x04 not weights")
-    torch.save([1, 2], tmp_path / "c.pt")
-    for name, message in (
-        ("b.pt", "cannot read"),
-        ("c.pt", "no dict of tensors"),
-        ("d.pt", "no weights at"),
-    ):
-        with pytest.raises(SimudyError, match=message):
-            load_weights(tmp_path / name)
-
-
 def test_evidence_from_state_dicts_takes_buffers_from_the_first():
     module = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3)
@@ -235,7 +220,7 @@ def test_span_refuses_what_leaves_it():
     with pytest.raises(SimudyError, match=r"not linear.*dummy.images=frequencies or pixels"):
         Span.of(Evidence(model, model.params, final, Recipe(), SHAPE, 3, 2))
     with pytest.raises(SimudyError, match=r"dummy.images=span"):
-        Simudy(damping=0.01).problem(trained()[0], seed=0)
+        Simudy(images="pixels", damping=0.01).problem(trained()[0], seed=0)
 
 
 def test_curvature_is_the_gauss_newton_matrix_of_a_frozen_first_layer():
@@ -318,7 +303,7 @@ def test_dummies_start_at_given_images_plus_noise(images):
     with pytest.raises(
         SimudyError, match=r"3 images of \(1, 4, 4\) to start 6 dummies.*give 6 or more"
     ):
-        Simudy(start=truth[:3]).problem(evidence, seed=0)
+        Simudy(images="pixels", start=truth[:3]).problem(evidence, seed=0)
 
 
 def test_balanced_labels_are_balanced_and_learned_ones_are_learned():
@@ -343,7 +328,9 @@ def test_balanced_labels_are_balanced_and_learned_ones_are_learned():
 def test_a_learned_learning_rate_finds_the_true_one():
     evidence, truth, labels = trained(Recipe(SGD(lr=0.1), epochs=4))
     guess = Recipe(SGD(lr=0.2), epochs=4)
-    method = Simudy(labels=labels, recipe=guess, learn=("lr",), distance="euclidean")
+    method = Simudy(
+        images="pixels", labels=labels, recipe=guess, learn=("lr",), distance="euclidean"
+    )
     search = Search(
         method.problem(evidence, seed=0), Outer(lr=0.02, iterations=150, lrs={"latent": 0.0})
     )
@@ -363,8 +350,8 @@ def test_the_horizon_grows_to_the_whole_run(name):
     is the true one.
     """
     evidence, truth, labels = trained(RECIPES[name])
-    growing = Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0)
-    whole = Simudy(labels=labels).problem(evidence, seed=0)
+    growing = Simudy(images="pixels", labels=labels, grow_until=0.5).problem(evidence, seed=0)
+    whole = Simudy(images="pixels", labels=labels).problem(evidence, seed=0)
     steps = evidence.recipe.steps(N)
     seen = [len(growing._rules(progress)) for progress in (0.0, 0.2, 0.4, 0.5, 0.9)]
     assert seen == sorted(seen) and seen[0] == math.ceil(steps / 4) and seen[-2:] == [steps, steps]
@@ -383,7 +370,7 @@ def test_the_best_is_of_the_last_stage():
     """
     evidence, _, labels = trained()
     search = Search(
-        Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0),
+        Simudy(images="pixels", labels=labels, grow_until=0.5).problem(evidence, seed=0),
         Outer(lr=0.1, iterations=10),
     )
     stages = [search._stage(i) for i in range(1, 11)]
@@ -396,7 +383,7 @@ def test_the_best_is_of_the_last_stage():
         new = stages[i] != stages[max(i - 1, 0)]
         assert (float(search.best["objective"]) > 0) is new
     lax = Search(
-        Simudy(labels=labels, grow_until=0.5).problem(evidence, seed=0),
+        Simudy(images="pixels", labels=labels, grow_until=0.5).problem(evidence, seed=0),
         Outer(iterations=10, tolerance=9.0),
     )
     lax.step()
@@ -468,7 +455,9 @@ def test_refining_keeps_only_what_is_better_and_can_be_interrupted():
             problem.refined = refined
             return problem
 
-    found = reconstruct(evidence, method=Scripted(labels=labels), outer=Outer(iterations=2))
+    found = reconstruct(
+        evidence, method=Scripted(images="pixels", labels=labels), outer=Outer(iterations=2)
+    )
     assert found.status == "interrupted" and found.iterations == 2
     torch.testing.assert_close(found.images, truth)
     assert dampings == pytest.approx([0.03, 0.3, 0.09, 0.027, 0.0081])
@@ -486,11 +475,15 @@ def test_refining_keeps_only_what_is_better_and_can_be_interrupted():
 def test_a_resumed_search_ends_bit_for_bit_the_same(outer):
     evidence, *_ = trained()
     states, finals = [], []
+    method = Simudy(images="pixels")
     whole = reconstruct(
-        evidence, outer=outer, on_step=lambda s: states.append(torch_copy(s.state_dict()))
+        evidence,
+        method=method,
+        outer=outer,
+        on_step=lambda s: states.append(torch_copy(s.state_dict())),
     )
     for state in states[:-1]:
-        finals.append(reconstruct(evidence, outer=outer, resume=state))
+        finals.append(reconstruct(evidence, method=method, outer=outer, resume=state))
     assert len(finals) == outer.iterations - 1
     for found in finals:
         assert torch.equal(found.images, whole.images)
@@ -539,7 +532,7 @@ def test_steps_that_are_not_finite_are_refused_and_the_best_is_kept():
             return problem
 
     evidence, *_ = trained()
-    found = reconstruct(evidence, method=Falters(), outer=Outer(iterations=60))
+    found = reconstruct(evidence, method=Falters(images="pixels"), outer=Outer(iterations=60))
     assert (found.status, found.iterations) == ("diverged", 8 + 10)
     assert bool(torch.isfinite(found.images).all())
     assert found.objective == min(
@@ -573,18 +566,20 @@ def test_the_result_is_the_best_and_not_the_last(images):
 
 def test_step_sizes_by_name():
     evidence, *_ = trained()
-    search = Search(Simudy(learn=("lr",)).problem(evidence, seed=0), Outer(lrs={"log_lr": 0.0}))
+    search = Search(
+        Simudy(images="pixels", learn=("lr",)).problem(evidence, seed=0), Outer(lrs={"log_lr": 0.0})
+    )
     search.step()
     assert float(search.variables["log_lr"].detach()) == 0.0
     with pytest.raises(SimudyError, match=r"outer.lrs names 'typo'"):
-        Search(Simudy().problem(evidence, seed=0), Outer(lrs={"typo": 0.0}))
+        Search(Simudy(images="pixels").problem(evidence, seed=0), Outer(lrs={"typo": 0.0}))
 
 
 def test_clipping_holds_for_the_first_part_of_the_iterations():
     evidence, *_ = trained()
-    problem = Simudy(clip_above=1e-3, clip_to=1e-4, clip_until=0.25, distance="euclidean").problem(
-        evidence, seed=0
-    )
+    problem = Simudy(
+        images="pixels", clip_above=1e-3, clip_to=1e-4, clip_until=0.25, distance="euclidean"
+    ).problem(evidence, seed=0)
     assert (
         float(tree.norm(tree.sub(problem.simulate(0.2), evidence.initial)).detach())
         <= 5 * 0.1 * 1e-4 * 1.001

@@ -37,7 +37,7 @@ def victim(
 
 
 def problem_of(evidence: Evidence, *, n: int, seed: int = 0) -> SimudyProblem:
-    return Simudy(n=n).problem(evidence, seed=seed)
+    return Simudy(images="pixels", n=n).problem(evidence, seed=seed)
 
 
 def brute_force(problem: SimudyProblem) -> Tensor:
@@ -110,7 +110,7 @@ def share_of(problem: SimudyProblem, i: int) -> tree.Params:
 
 def test_in_the_span_contributions_are_the_same():
     evidence, images, labels = victim()
-    pixels = Simudy(labels=labels).problem(evidence, seed=0)
+    pixels = Simudy(images="pixels", labels=labels).problem(evidence, seed=0)
     span = Simudy(labels=labels, images="span").problem(evidence, seed=0)
     with torch.no_grad():
         pixels.dummy.latent.copy_(images)
@@ -123,7 +123,7 @@ def test_dummies_without_influence_are_ranked_last_and_dropped():
     little later.
     """
     evidence, images, labels = victim()
-    problem = Simudy(n=8, labels="learned").problem(evidence, seed=0)
+    problem = Simudy(images="pixels", n=8, labels="learned").problem(evidence, seed=0)
     surplus, kept = [1, 4, 6], [0, 2, 3, 5, 7]
     with torch.no_grad():
         problem.dummy.latent[kept] = images

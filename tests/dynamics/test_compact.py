@@ -8,7 +8,7 @@ from torch import nn
 from simudy import SGD, Evidence, Factored, Recipe, Reverse
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics.gradient.compact import compact
-from simudy.dynamics.gradient.factored import FactoredWeight
+from simudy.dynamics.gradient.factored_weight import FactoredWeight
 
 N, STEPS = 3, 4
 
@@ -53,7 +53,9 @@ def test_nobody_else_s_random_numbers_are_drawn(evidence):
 def test_the_objective_and_its_gradient_stay(evidence, distance):
     found = []
     for gradient in (Factored(layers="all"), Reverse()):
-        problem = Simudy(distance=distance, gradient=gradient).problem(evidence, seed=0)
+        problem = Simudy(images="pixels", distance=distance, gradient=gradient).problem(
+            evidence, seed=0
+        )
         objective, _ = problem.objective(0.0)
         found.append(
             (

@@ -1,7 +1,7 @@
-"""Which layers each gradient mode and adjoint differentiates exactly: the table of docs/layers.md,
-entry by entry.
+"""Which layers each gradient mode and adjoint differentiates exactly: the table of
+docs/results/layers.md, entry by entry.
 
-``python tests/test_layers.py`` prints the tables for the page.
+``python tests/dynamics/test_layers.py`` prints the tables for the page.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -39,6 +40,7 @@ MODES = {
     }.items()
     for adjoint, a in {"Direct": Direct(), "Recompute": Recompute(2)}.items()
 }
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "layers.md"
 PIXELS, SERIES, VECTOR, WORDS = (2, 4, 4), (3, 4), (4,), "words"
 
 
@@ -101,6 +103,32 @@ def orthogonal(kind: str, out: int = 4) -> nn.Module:
     return parametrizations.orthogonal(nn.Linear(4, out), orthogonal_map=kind)
 
 
+class Calling(nn.Module):
+    """A forward of one's own that calls a function of torch."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class NormOfOnesOwn(nn.Module):
+    """A scale and a shift, handed to a norm of ``torch.nn.functional``."""
+
+    def __init__(self, norm: Callable[..., Tensor], width: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.scale, self.shift = (
+            nn.Parameter(torch.rand(width) + 0.5),
+            nn.Parameter(torch.randn(width)),
+        )
+
+    def forward(self, x):
+        return self.norm(x, self.scale, self.shift)
+
+
 def encoder(**options) -> nn.Module:
     return nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, **options)
 
@@ -119,9 +147,20 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | str]] = {
     "ConvTranspose2d, grouped": (lambda: nn.ConvTranspose2d(2, 4, 2, groups=2), PIXELS),
     "BatchNorm1d, train mode": (lambda: nn.BatchNorm1d(4), VECTOR),
     "BatchNorm2d, train mode": (lambda: nn.BatchNorm2d(2), PIXELS),
+    "BatchNorm1d, train mode, without statistics, not affine": (
+        lambda: nn.BatchNorm1d(4, affine=False, track_running_stats=False),
+        VECTOR,
+    ),
+    "BatchNorm3d, train mode": (lambda: nn.BatchNorm3d(1), (1, 2, 3, 3)),
     "BatchNorm2d, eval mode": (lambda: nn.BatchNorm2d(2).eval(), PIXELS),
+    "BatchNorm1d, eval mode, without statistics": (
+        lambda: nn.BatchNorm1d(4, track_running_stats=False).eval(),
+        VECTOR,
+    ),
     "GroupNorm": (lambda: nn.GroupNorm(1, 2), PIXELS),
+    "GroupNorm, two groups": (lambda: nn.GroupNorm(2, 4), (4, 3)),
     "LayerNorm": (lambda: nn.LayerNorm(4), SERIES),
+    "LayerNorm, over two dimensions": (lambda: nn.LayerNorm((3, 4)), SERIES),
     "RMSNorm": (lambda: nn.RMSNorm(4), SERIES),
     "InstanceNorm2d": (lambda: nn.InstanceNorm2d(2, affine=True), PIXELS),
     "InstanceNorm2d, tracking, train mode": (
@@ -132,6 +171,22 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | str]] = {
         lambda: nn.InstanceNorm2d(2, track_running_stats=True).eval(),
         PIXELS,
     ),
+    "F.layer_norm in a forward of one's own": (
+        lambda: NormOfOnesOwn(lambda x, w, b: F.layer_norm(x, (4,), w, b), 4),
+        SERIES,
+    ),
+    "torch.layer_norm in a forward of one's own": (
+        lambda: Calling(lambda x: torch.layer_norm(x, (4,))),
+        SERIES,
+    ),
+    "F.batch_norm in a forward of one's own": (
+        lambda: NormOfOnesOwn(lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True), 2),
+        PIXELS,
+    ),
+    "F.instance_norm in a forward of one's own": (
+        lambda: NormOfOnesOwn(lambda x, w, b: F.instance_norm(x, weight=w, bias=b), 2),
+        PIXELS,
+    ),
     "MaxPool2d": (lambda: nn.MaxPool2d(2), PIXELS),
     "AvgPool2d": (lambda: nn.AvgPool2d(2), PIXELS),
     "AdaptiveAvgPool2d": (lambda: nn.AdaptiveAvgPool2d(3), PIXELS),
@@ -140,6 +195,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | str]] = {
     "ReLU": (nn.ReLU, VECTOR),
     "GELU": (nn.GELU, VECTOR),
     "PReLU": (nn.PReLU, VECTOR),
+    "SiLU": (nn.SiLU, VECTOR),
+    "Mish": (nn.Mish, VECTOR),
+    "ELU": (nn.ELU, VECTOR),
+    "GLU": (nn.GLU, VECTOR),
+    "Hardsigmoid": (nn.Hardsigmoid, VECTOR),
+    "Softmax": (lambda: nn.Softmax(-1), VECTOR),
+    "F.normalize": (lambda: Calling(lambda x: F.normalize(x, dim=-1)), VECTOR),
+    "torch.std": (lambda: Calling(lambda x: x / x.std(-1, keepdim=True)), VECTOR),
     "Dropout, eval mode": (lambda: nn.Dropout(0.5).eval(), VECTOR),
     "Embedding": (lambda: nn.Embedding(5, 4), WORDS),
     "Embedding, sparse": (lambda: nn.Embedding(5, 4, sparse=True), WORDS),
@@ -150,6 +213,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | str]] = {
         SERIES,
     ),
     "GRU": (lambda: First(nn.GRU(4, 3, batch_first=True)), SERIES),
+    "GRU, two layers, bidirectional": (
+        lambda: First(nn.GRU(4, 2, num_layers=2, bidirectional=True, batch_first=True)),
+        SERIES,
+    ),
+    "LSTM, projected": (lambda: First(nn.LSTM(4, 3, proj_size=2, batch_first=True)), SERIES),
+    "GRUCell": (lambda: nn.GRUCell(4, 3), VECTOR),
+    "LSTMCell": (lambda: First(nn.LSTMCell(4, 3)), VECTOR),
+    "RNNCell": (lambda: nn.RNNCell(4, 3), VECTOR),
+    "F.scaled_dot_product_attention, causal": (
+        lambda: Calling(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
+        SERIES,
+    ),
     "MultiheadAttention": (SelfAttention, SERIES),
     "TransformerEncoderLayer, train mode, no dropout": (lambda: encoder(dropout=0.0), SERIES),
     "TransformerEncoderLayer, eval mode": (lambda: encoder().eval(), SERIES),
@@ -230,15 +305,19 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
 }
 
 
+Inputs = dict[str, list[Tensor]]  # images, soft labels, θ0
+
+
 class Case(NamedTuple):
     """A small network around the layer, one batch, and directions to differentiate along."""
 
     model: StatelessModel
-    inputs: dict[str, list[Tensor]]  # images, soft labels, θ0
+    inputs: Inputs
     words: Tensor | None  # what is read where images are no numbers
-    along: dict[str, list[Tensor]]
+    along: Inputs
+    across: Inputs  # for the second derivative
 
-    def outcome(self, inputs: dict[str, list[Tensor]], mode: str = "Reverse Direct") -> Tensor:
+    def outcome(self, inputs: Inputs, mode: str = "Reverse Direct") -> Tensor:
         """One number that every final parameter has a share in, after three steps."""
         (images,), (labels,) = inputs["images"] or [self.words], inputs["labels"]
         adjoint, gradient = MODES[mode]
@@ -274,13 +353,15 @@ def case(name: str, device: str = "cpu") -> Case:
         "parameters": list(model.params.values()),
     }
     inputs = {kind: [leaf.to(device) for leaf in leaves] for kind, leaves in inputs.items()}
-    along = {kind: [torch.randn_like(leaf) for leaf in leaves] for kind, leaves in inputs.items()}
-    if (
-        "householder" in name
-    ):  # the signs on the diagonal of its matrix are rounded: a step there is a jump
-        for p, d in zip(inputs["parameters"], along["parameters"], strict=True):
-            d.mul_(p.abs() != 1)
-    return Case(model, inputs, None if words is None else words.to(device), along)
+    along, across = (
+        {kind: [torch.randn_like(leaf) for leaf in leaves] for kind, leaves in inputs.items()}
+        for _ in range(2)
+    )
+    if "householder" in name:  # rounds the signs on the diagonal of its matrix: a step there jumps
+        for p, *ds in zip(*(d["parameters"] for d in (inputs, along, across)), strict=True):
+            for d in ds:
+                d.mul_(p.abs() != 1)
+    return Case(model, inputs, None if words is None else words.to(device), along, across)
 
 
 def slopes(case: Case, mode: str) -> dict[str, float]:
@@ -297,13 +378,87 @@ def slopes(case: Case, mode: str) -> dict[str, float]:
 def expected(case: Case) -> dict[str, float]:
     """The same by finite differences of a plain forward run."""
 
-    def moved(kind: str) -> Callable[[list[Tensor]], Tensor]:
+    def of(kind: str) -> Callable[[list[Tensor]], Tensor]:
         return lambda leaves: case.outcome({**case.inputs, kind: leaves})
 
     return {
-        kind: directional(moved(kind), leaves, case.along[kind], step=1e-5) if leaves else 0.0
+        kind: directional(of(kind), leaves, case.along[kind], step=1e-5) if leaves else 0.0
         for kind, leaves in case.inputs.items()
     }
+
+
+def moved(inputs: Inputs, by: Inputs, step: float) -> Inputs:
+    return {
+        kind: [x + step * d for x, d in zip(leaves, by[kind], strict=True)]
+        for kind, leaves in inputs.items()
+    }
+
+
+def curvature(case: Case, mode: str, batched: bool = False) -> float:
+    """The second derivative of the outcome along both directions, by torch.autograd twice; batched,
+    that of the first of two outcomes under one vmap.
+    """
+    inputs = {kind: [x.clone() for x in leaves] for kind, leaves in case.inputs.items()}
+    if batched:
+        other = moved(inputs, case.across, 0.1)
+        inputs = {
+            k: [torch.stack(p) for p in zip(inputs[k], other[k], strict=True)] for k in inputs
+        }
+    flat = [x.requires_grad_() for leaves in inputs.values() for x in leaves]
+
+    def outcome(at: Inputs) -> Tensor:
+        return case.outcome(at, mode)
+
+    def along(grads: list[Tensor], directions: Inputs) -> Tensor:
+        flat = [d for leaves in directions.values() for d in leaves]
+        return sum(
+            (((g[0] if batched else g) * d).sum() for g, d in zip(grads, flat, strict=True)),
+            torch.zeros(()),
+        )
+
+    value = torch.func.vmap(outcome)(inputs).sum() if batched else outcome(inputs)
+    slope = along(torch.autograd.grad(value, flat, create_graph=True), case.along)
+    return float(along(torch.autograd.grad(slope, flat), case.across))
+
+
+def expected_curvature(case: Case) -> float:
+    """The same by finite differences of the slope."""
+
+    def slope(step: float) -> float:
+        at = moved(case.inputs, case.across, step)
+        return sum(slopes(case._replace(inputs=at), "Reverse Direct").values())
+
+    h = 1e-4
+    return (8 * (slope(h) - slope(-h)) - (slope(2 * h) - slope(-2 * h))) / (12 * h)
+
+
+def batched_slopes(case: Case, mode: str) -> dict[str, float]:
+    """The slopes once more, as the first of two outcomes under one vmap."""
+    other = moved(case.inputs, case.across, 0.1)
+    both = {
+        kind: [torch.stack(pair).requires_grad_() for pair in zip(leaves, other[kind], strict=True)]
+        for kind, leaves in case.inputs.items()
+    }
+    outcomes = torch.func.vmap(lambda at: case.outcome(at, mode))(both)
+    flat = [leaf for leaves in both.values() for leaf in leaves]
+    grads = iter(torch.autograd.grad(outcomes.sum(), flat))
+    return {k: sum(float((next(grads)[0] * d).sum()) for d in case.along[k]) for k in both}
+
+
+def works_under_vmap(name: str) -> dict[str, bool]:
+    """For each mode, whether autograd over vmap gives finite differences, to six digits."""
+    about = case(name)
+    truth = pytest.approx(expected(about), rel=1e-6, abs=1e-9)
+    return {mode: batched_slopes(about, mode) == truth for mode in MODES}
+
+
+def works_twice(name: str) -> dict[str, bool]:
+    """For each mode, whether the second derivative of the outcome is that of finite differences,
+    to six digits, alone and under vmap.
+    """
+    about = case(name)
+    truth = pytest.approx(expected_curvature(about), rel=1e-6, abs=1e-8)
+    return {m: curvature(about, m) == truth == curvature(about, m, batched=True) for m in MODES}
 
 
 def works(name: str, device: str = "cpu") -> dict[str, bool]:
@@ -329,14 +484,23 @@ def test_every_mode_is_exact(name):
     assert works(name) == dict.fromkeys(MODES, True)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of rare operations
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_mode_is_exact_under_vmap(name):
+    assert works_under_vmap(name) == dict.fromkeys(MODES, True)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_mode_is_exact_to_second_order(name):
+    assert works_twice(name) == dict.fromkeys(MODES, True)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_mode_is_exact_on_a_gpu(name):
-    with torch.backends.cudnn.flags(
-        enabled=not any(kind in name for kind in ("RNN", "LSTM", "GRU"))
-    ):
-        assert works(name, "cuda") == dict.fromkeys(MODES, True)
+    assert works(name, "cuda") == dict.fromkeys(MODES, True)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -370,14 +534,24 @@ def test_torch_itself_still_gets_weight_norm_wrong():
 
 
 def tables() -> str:
-    """The two tables of docs/layers.md."""
-    head = ["layer", *MODES, "kept in factors"]
+    """The two tables of docs/results/layers.md."""
     rows = [
-        [name, *("exact" if ok else "no" for ok in works(name).values()), _code(factored(name))]
+        [name, *map(_exact, works(name).values()), *_further(name), _code(factored(name))]
         for name in LAYERS
     ]
     refused = [[name, reason, remedy] for name, (_, reason, remedy) in REFUSED.items()]
-    return _markdown(head, rows) + "\n\n" + _markdown(["layer", "why", "use instead"], refused)
+    return _markdown(HEAD, rows) + "\n\n" + _markdown(["layer", "why", "use instead"], refused)
+
+
+HEAD = ["layer", *MODES, "under vmap", "second derivatives", "kept in factors"]
+
+
+def _further(name: str) -> list[str]:
+    return [_exact(all(kind(name).values())) for kind in (works_under_vmap, works_twice)]
+
+
+def _exact(ok: bool) -> str:
+    return "exact" if ok else "no"
 
 
 def _code(names: list[str]) -> str:
@@ -390,9 +564,9 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def test_the_page_shows_these_tables():
     """Entries are checked one by one above; here, that the page says the same."""
-    page = (Path(__file__).parents[2] / "docs" / "layers.md").read_text()
+    page = PAGE.read_text()
     lines = [
-        f"| {name} | {' | '.join(['exact'] * len(MODES))} | {_code(factored(name))} |"
+        f"| {name} | {' | '.join(['exact'] * (len(MODES) + 2))} | {_code(factored(name))} |"
         for name in LAYERS
     ]
     lines += [f"| {name} | {reason} | {remedy} |" for name, (_, reason, remedy) in REFUSED.items()]

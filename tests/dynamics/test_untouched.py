@@ -34,6 +34,7 @@ from simudy.dynamics.optim import (
     NAdam,
     RAdam,
     RMSprop,
+    Rule,
     TorchOpt,
     from_torch,
     with_backend,
@@ -304,3 +305,41 @@ def test_a_gradient_of_none_is_no_gradient_of_zero(gradient):
     rule = SGD(1.0, weight_decay=0.5)
     end = simulate(loss, params, [torch.ones(2)] * 2, rule, gradient=gradient)
     assert [end[k][0].item() for k in "abcd"] == [-1.25, 1.0, 1.0, 0.25]
+
+
+class Naive(Rule):
+    """Written for gradients of every parameter."""
+
+    def init(self, params: dict) -> None:
+        return None
+
+    def update(self, grads: dict, state: None, params: dict) -> tuple[dict, None]:
+        return {name: p - 0.1 * grads[name] for name, p in params.items()}, None
+
+
+class Modest(Naive):
+    """Returns what it moves, and no more."""
+
+    def update(self, grads: dict, state: None, params: dict) -> tuple[dict, None]:
+        return {name: params[name] - 0.1 * g for name, g in grads.items()}, None
+
+
+def test_a_rule_of_ones_own_is_told_or_served():
+    model, batches = StatelessModel(Heads()), _batches(5)
+    with pytest.raises(SimudyError, match=r"Naive asks for the gradient of 'unused\.weight'"):
+        simulate(model.loss, model.params, batches, Naive())
+    end = simulate(model.loss, model.params, batches, Modest())
+    _assert_same(end, simulate(model.loss, model.params, batches, SGD(0.1)))
+
+
+@pytest.mark.parametrize("gradient", [Reverse(), Mixed(), Traced(), Factored()])
+def test_a_loss_that_depends_on_no_parameter_is_refused(gradient):
+    frozen = StatelessModel(Heads().requires_grad_(False))
+    closed_over = StatelessModel(Heads())
+
+    def forgetful(params: dict, batch: Any) -> Tensor:
+        return closed_over.loss(closed_over.params, batch)
+
+    for loss, params in ((frozen.loss, frozen.params), (forgetful, closed_over.params)):
+        with pytest.raises(SimudyError, match="depends on no parameter"):
+            simulate(loss, params, _batches(2), SGD(), gradient=gradient)

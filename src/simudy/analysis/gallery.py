@@ -45,11 +45,14 @@ def save_gallery(
     """Write a PNG, atomically.
 
     Args:
+        path: the file; its folder exists.
         truth: (n, c, h, w) normalised; None, with `score` None, draws the reconstructions alone.
         reconstruction: (m, c, h, w) normalised. Pairs and their figures follow the paper's pairing
             in `score`.
+        score: what ``score`` said of the two; None without a truth.
         normalisation: brings images back to pixels, clipped to [0, 1]; None if they are pixels
             already.
+        title: the headline.
     """
     shown = enlarge(
         displayable(reconstruction, normalisation),

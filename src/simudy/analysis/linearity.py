@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from simudy import stopping
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.optim import SGD
+from simudy.dynamics.optim.rule import advance
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -134,6 +136,7 @@ def _epoch_starts(
     rules, grads = recipe.rules(len(images)), Reverse().of(loss)
     state, per_epoch = rules[0].init(params), len(rules) // recipe.epochs
     for step, (batch, rule) in enumerate(zip(recipe.collate(images, labels), rules, strict=True)):
+        stopping.check()
         if step % per_epoch == 0:
             yield params
-        params, state = rule.update(grads(params, batch), state, params)
+        params, state = advance(rule, grads(params, batch), state, params)

@@ -5,24 +5,32 @@ are instant.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from simudy.app.complaint import EXPECTED, on_one_line, one_line
+from simudy import stopping
+from simudy.app import signals, streams
+from simudy.app.complaint import FORESEEN, debugging, one_line
+from simudy.app.settings.grammar import in_grammar
 from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.settings.schema import register, resolve
-from simudy.app.signals import interrupt, signals_to
 from simudy.app.sweep.failures import clear_failure, failures, save_failure
+from simudy.app.sweep.grid import refuse_too_many
+from simudy.app.sweep.restart import at_work, is_left_out, persistently
+from simudy.errors import SimudyError
+from simudy.files import private_files
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, signals.INTERRUPTED
 
 log = logging.getLogger(__name__)
 refused: list[
@@ -32,16 +40,15 @@ register()  # at import, so that the workers of a sweep know the schema too
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script, after ``entry.py``."""
     # torch's threads otherwise spin while they wait: on cores that others use too, a run took five
     # times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        code = run_cli(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # simudy --help | head: whoever read has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = DONE
+    streams.make_streams_safe()
+    code = run_cli(sys.argv[1:])
+    if (unsaid := streams.flush()) is not None:
+        streams.say(f"simudy: error: cannot write what there is to say: {one_line(unsaid)}")
+        code = code or BAD_INPUT
     sys.exit(code)
 
 
@@ -51,18 +58,24 @@ def run_cli(argv: Sequence[str]) -> int:
     """
     refused.clear()
     try:
-        with _hydra_at_hand(argv), signals_to(interrupt):
-            hydra.main(config_path="pkg://simudy.conf", config_name="config", version_base="1.3")(
-                job
-            )()
-    except EXPECTED as error:
-        refused.append(one_line(error))
+        refuse_too_many(argv)
+        with _hydra_at_hand(argv), private_files(), signals.stopping_on_signals():
+            main = hydra.main(
+                config_path="pkg://simudy.conf", config_name="config", version_base="1.3"
+            )
+            persistently(main(job), save_failure)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # simudy --help | head: whoever read has had enough
+        return DONE
     except SystemExit as error:  # --help, --cfg, argparse
-        return error.code if isinstance(error.code, int) else DONE
+        return BAD_INPUT if error.code else DONE
+    except Exception as error:
+        if debugging():
+            raise
+        refused.append(one_line(error, foreseen=(Exception,)))  # of Hydra: a job notes its own
     for line in refused:
-        print(f"simudy: error: {line}", file=sys.stderr)
+        streams.say(f"simudy: error: {line}")
     failed = failures()
     return BAD_INPUT if refused or failed else DONE
 
@@ -71,33 +84,57 @@ def job(cfg: DictConfig) -> float | None:
     """One run, as Hydra calls it: alone, or as one of a sweep. A failure of one is noted, and the
     others go on.
     """
-    from simudy.app.tasks.run import run  # brings torch
-
-    allow_own_modules()
     context = HydraConfig.get()
-    root = Path(context.runtime.output_dir)
+    root, sweeping = Path(context.runtime.output_dir), context.mode == RunMode.MULTIRUN
     try:
-        clear_failure(root)
-        result = run(resolve(cfg, list(context.overrides.task)), root)
-        return result.get("objective") if result else None  # what an optimising sweeper minimises
+        with private_files(), signals.stopping_on_signals():
+            return _run(cfg, root, sweeping=sweeping)
     except KeyboardInterrupt:
         log.info("interrupted: the same command with hydra.run.dir=%s goes on from here", root)
         raise
+    except SystemExit as error:
+        stopped = SimudyError(f"code of yours called sys.exit({error.code!r}): take that out")
+        return _note(stopped, root, sweeping=sweeping)
     except Exception as error:
-        if context.mode != RunMode.MULTIRUN and not isinstance(error, EXPECTED):
+        if debugging() and not sweeping and not isinstance(error, FORESEEN):
             raise
-        _note(error, root, sweeping=context.mode == RunMode.MULTIRUN)
+        return _note(error, root, sweeping=sweeping)
+
+
+def _run(cfg: DictConfig, root: Path, *, sweeping: bool) -> float | None:
+    from simudy.app.store.lock import held
+    from simudy.app.tasks.run import run  # brings torch
+
+    stopping.check()
+    if sweeping and is_left_out(root.name, Path(HydraConfig.get().sweep.dir)):
         return None
+    allow_own_modules()
+    settings = resolve(cfg, list(HydraConfig.get().overrides.task))
+    if settings.dry_run:
+        run(settings, root)
+        return None
+    with held(root, wait=sweeping), at_work(root) if sweeping else nullcontext():
+        clear_failure(root)
+        result = run(settings, root)
+    return _minimised(result)
+
+
+def _minimised(result: dict[str, Any] | None) -> float | None:
+    """What an optimising sweeper minimises: infinity where no step of the search was finite."""
+    if not result or "objective" not in result:
+        return None
+    return math.inf if result["objective"] is None else result["objective"]
 
 
 def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
-    expected = isinstance(error, EXPECTED)
-    line = one_line(error) if expected else on_one_line(f"{type(error).__name__}: {error}")
-    if sweeping:
-        log.error("failed: %s", line, exc_info=not expected)
-        save_failure(root, line)
-    else:
-        refused.append(line)
+    if not sweeping:
+        refused.append(one_line(error))
+        return
+    log.error("failed: %s", one_line(error), exc_info=error if debugging() else None)
+    try:
+        save_failure(root, one_line(error))
+    except OSError as unsaved:
+        log.error("failed: %s", one_line(unsaved))
 
 
 @contextmanager
@@ -109,7 +146,7 @@ def _hydra_at_hand(argv: Sequence[str]) -> Iterator[None]:
     flags = [
         word for word in argv if word in ("-m", "--multirun")
     ]  # argparse takes them first or last, not between
-    sys.argv = ["simudy", *flags, *(word for word in argv if word not in flags)]
+    sys.argv = ["simudy", *flags, *(in_grammar(word) for word in argv if word not in flags)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield

@@ -1,18 +1,36 @@
-"""Ctrl-C and SIGTERM."""
+"""Ctrl-C and SIGTERM: the first sets a flag that every loop reads, the second ends at once.
+
+No handler raises while a network trains: the exception would land wherever Python happens to be,
+in a callback that swallows it too. Every file is written whole or not at all, so that even the
+second loses no more than what was computed since the last checkpoint.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from simudy import stopping
+
+INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_launching = False
+
 
 @contextmanager
-def signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Send Ctrl-C and SIGTERM to ``handler``, where this is the main thread and may be asked."""
+def stopping_on_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask to stop, where this is the main thread and may be told."""
+    if signal.getsignal(signal.SIGINT) is _ask:  # a job within a command: that listens already
+        yield
+        return
+    stopping.forget()
     try:
-        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        old = {number: signal.signal(number, _ask) for number in SIGNALS}
     except ValueError:  # not the main thread
         old = {}
     try:
@@ -20,8 +38,31 @@ def signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)
+        stopping.forget()
+        only_launching(False)
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """End at once, through every ``finally``."""
-    raise KeyboardInterrupt
+def only_launching(yes: bool) -> None:
+    """This process trains nothing itself, it waits for workers: a signal raises here."""
+    global _launching
+    _launching = yes
+
+
+def _ask(number: int, frame: FrameType | None) -> None:
+    if _launching:
+        raise KeyboardInterrupt
+    if stopping.is_asked():
+        leave_at_once(number, frame)
+    stopping.ask_to_stop()
+    _say(b"\nstopping after this step; once more stops at once\n")
+
+
+def leave_at_once(number: int, frame: FrameType | None) -> None:
+    """End the process here and now, as a handler."""
+    _say(b"\nsimudy: interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+def _say(words: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, words)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
-from simudy.attack.first_layer.span import Span
+from simudy.attack.first_layer.span import NoSpan, Span
 from simudy.errors import SimudyError
 
-IMAGES = ("pixels", "frequencies", "span")
+IMAGES = ("auto", "pixels", "frequencies", "span")
 _OPPONENT = [
     [1.0, 1.0, 1.0],
     [1.0, 0.0, -1.0],
@@ -157,9 +157,14 @@ class SpanCoordinates(Coordinates):
 def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> Coordinates:
     """The coordinates called ``name`` for the evidence's images.
 
+    ``auto`` is the span where the first layer has one, else frequencies, or pixels where images are
+    no planes.
+
     Raises:
         SimudyError: no such name, or the first layer has no span.
     """
+    if name == "auto":
+        return _fitting(evidence, decay)
     if name == "pixels":
         return Pixels(tuple(evidence.shape))
     if name == "frequencies":
@@ -167,6 +172,14 @@ def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> C
     if name == "span":
         return SpanCoordinates(Span.of(evidence))
     raise SimudyError(f"no image mode {name!r}: choose from {', '.join(IMAGES)}")
+
+
+def _fitting(evidence: Evidence, decay: float) -> Coordinates:
+    try:
+        return SpanCoordinates(Span.of(evidence))
+    except NoSpan:
+        planes = len(evidence.shape) == 3
+        return coordinates_named("frequencies" if planes else "pixels", evidence, decay=decay)
 
 
 def _cosines(size: int) -> Tensor:

@@ -17,13 +17,22 @@ def cosine(simulated: Params, real: Params) -> Tensor:
     eq. of d).
 
     A displacement of zero has no direction; its distance is 1, as at a right angle.
+
+    Args:
+        simulated: θ̂f − θ0, by name.
+        real: θf − θ0, by name.
     """
     lengths = tree.norm(simulated) * tree.norm(real)
     return 1 - tree.dot(simulated, real) / torch.where(lengths == 0, 1.0, lengths)
 
 
 def euclidean(simulated: Params, real: Params) -> Tensor:
-    """Relative squared error ‖simulated − real‖² / ‖real‖²: 1 where nothing moved."""
+    """Relative squared error ‖simulated − real‖² / ‖real‖²: 1 where nothing moved.
+
+    Args:
+        simulated: θ̂f − θ0, by name.
+        real: θf − θ0, by name.
+    """
     residual = tree.sub(simulated, real)
     return tree.dot(residual, residual) / tree.dot(real, real)
 

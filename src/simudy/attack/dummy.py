@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,9 @@ from simudy.dynamics.optim import Rule
 from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
+from simudy.ranges import DUMMIES
 
+_COPIES = 8  # variables, gradient, two moments, best, mean, before, and one at work
 LABELS = ("balanced", "learned", "given")
 
 
@@ -50,8 +54,11 @@ class Dummy:
         return self.coordinates.network_inputs(self.latent)
 
     def targets(self) -> Tensor:
-        """Labels as the loss takes them: indices ``(n,)`` or probabilities ``(n, classes)``."""
-        return self.labels.softmax(1) if self.labels.is_floating_point() else self.labels
+        """Labels as the loss takes them: indices ``(n,)``, probabilities ``(n, classes)``, or, of
+        one class, real targets ``(n, 1)``.
+        """
+        soft = self.labels.is_floating_point() and self.labels.shape[1] > 1
+        return self.labels.softmax(1) if soft else self.labels
 
     @torch.no_grad()
     def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
@@ -108,7 +115,13 @@ def new_dummy(
             has another name.
     """
     space: Coordinates = coordinates or Pixels(evidence.shape)
-    n, weight = n or known_count(evidence, space), next(iter(evidence.initial.values()))
+    n = known_count(evidence, space) if n is None else n
+    if n < 1:
+        raise SimudyError(f"attack.n={n}: give 1 or more, or null for as many as the evidence says")
+    _require_memory(n, space.shape)
+    if repeated := sorted({name for name in learn if learn.count(name) > 1}):
+        raise SimudyError(f"dummy.learn names {repeated[0]!r} more than once: name each once")
+    weight = next(iter(evidence.initial.values()))
     latent = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
     if start is not None:
         latent = latent + space.encode(_first(start, n, evidence.shape).to(weight))
@@ -125,6 +138,17 @@ def new_dummy(
         logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
         coordinates=space,
     )
+
+
+def _require_memory(n: int, shape: tuple[int, ...]) -> None:
+    """Whether this machine holds the dummies, their gradient and what the outer optimizer keeps."""
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    takes = _COPIES * 4 * n * math.prod(shape)
+    if n not in DUMMIES or takes > has:
+        raise SimudyError(
+            f"{n:,} dummies take about {takes / 2**30:,.1f} GiB, and this machine has "
+            f"{has / 2**30:,.1f}: set a smaller attack.n or attack.dummies"
+        )
 
 
 def known_count(evidence: Evidence, coordinates: Coordinates) -> int:
@@ -156,10 +180,14 @@ def _new_labels(
     generator: torch.Generator,
     like: Tensor,
 ) -> Tensor:
+    if classes == 1:
+        return _real_targets(labels, n, generator=generator, like=like)
     if isinstance(labels, Tensor) and labels.shape == (n, classes):
         return labels.to(like).clamp(min=torch.finfo(like.dtype).eps).log().requires_grad_()
     if isinstance(labels, Tensor):
-        if labels.shape != (n,) or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        whole = not labels.is_floating_point()
+        whole = whole and int(labels.min()) >= 0 and int(labels.max()) < classes
+        if labels.shape != (n,) or not whole:
             raise SimudyError(
                 f"{len(labels)} labels given for {n} images of {classes} classes: give one class "
                 "index each"
@@ -174,3 +202,17 @@ def _new_labels(
     if labels == "learned":
         return (0.1 * torch.randn(n, classes, generator=generator)).to(like).requires_grad_()
     raise SimudyError(f"no label mode {labels!r}: choose from balanced, learned, given")
+
+
+def _real_targets(
+    labels: str | Tensor, n: int, *, generator: torch.Generator, like: Tensor
+) -> Tensor:
+    """What one output was trained towards ``(n, 1)``: a leaf, from noise or from what is given."""
+    if isinstance(labels, Tensor) and len(labels) == n == labels.numel():
+        return labels.to(like).reshape(n, 1).clone().requires_grad_()
+    if isinstance(labels, Tensor) or labels != "learned":
+        raise SimudyError(
+            f"a network of one class has real targets: set dummy.labels=learned, or to a list of "
+            f"{n} numbers to go on from; or evidence.classes=2 for a binary one"
+        )
+    return (0.1 * torch.randn(n, 1, generator=generator)).to(like).requires_grad_()

@@ -4,24 +4,31 @@ labels.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from simudy.attack.serial import from_plain, to_plain
+from simudy.attack.facts import read_facts
+from simudy.attack.findings import apply_modes, find, require_steps
+from simudy.attack.serial import from_plain, read_recipe, to_plain
+from simudy.attack.trainer import with_moments
+from simudy.attack.weights import load_weights, weights_of
 from simudy.dynamics import tree
 from simudy.dynamics.model import StatelessModel
+from simudy.dynamics.model.criterion import PerSample
+from simudy.dynamics.optim.groups import held_still
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+
+_FACTS = ("shape", "classes", "n", "mean", "std", "precision", "notes")
 
 
 @dataclass
@@ -30,18 +37,22 @@ class Evidence:
 
     Args:
         model: the architecture with its buffers, in the mode (train or eval) it was trained in.
-        initial: parameters θ0 before training.
-        final: parameters θf after it.
+        initial: parameters θ0 before training. Those that the model holds frozen
+            (``requires_grad=False``) may be among them and are left out.
+        final: parameters θf after it; likewise.
         recipe: how the run went, known or guessed.
         shape: ``(c, h, w)`` of one image.
         classes: number of classes.
         n: number of training images, or None if unknown.
         mean, std: per-channel normalisation of the images, in pixel units; the attack works on
             normalised images.
+        precision: the type that the weights were rounded to when they were published, as
+            ``"bfloat16"``, where it is coarser than their own.
+        notes: what else is known; ``notes["findings"]`` are sentences about the files.
 
     Raises:
-        SimudyError: the weights do not fit the model or each other, hold NaN or infinity, or did
-            not move.
+        SimudyError: the weights do not fit the model or each other, move what is frozen, hold NaN
+            or infinity, or did not move.
     """
 
     model: StatelessModel
@@ -53,9 +64,12 @@ class Evidence:
     n: int | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    precision: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.initial = _without_frozen("the initial weights", self.initial, self.model)
+        self.final = _without_frozen("the final weights", self.final, self.model)
         _require_same_names_and_shapes("the initial weights", self.initial, self.model.params)
         _require_same_names_and_shapes("the final weights", self.final, self.model.params)
         _require_finite("initial", self.initial)
@@ -76,7 +90,8 @@ class Evidence:
         move = {
             k: {n: t.to(device) for n, t in getattr(self, k).items()} for k in ("initial", "final")
         }
-        return dataclasses.replace(self, model=self.model.to(device), **move)
+        recipe = tree.rebuild(self.recipe, [t.to(device) for t in tree.leaves(self.recipe)])
+        return dataclasses.replace(self, model=self.model.to(device), recipe=recipe, **move)
 
     def save(self, folder: str | Path) -> None:
         """Write ``initial``, ``final`` and ``buffers`` (safetensors) and ``evidence.json``."""
@@ -87,14 +102,17 @@ class Evidence:
             ("final", self.final),
             ("buffers", self.model.buffers),
         ):
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in weights.items()},
-                folder / f"{name}.safetensors",
-            )
-        facts = {k: getattr(self, k) for k in ("shape", "classes", "n", "mean", "std", "notes")}
-        (folder / "evidence.json").write_text(
-            json.dumps({**facts, "recipe": to_plain(self.recipe)}, indent=2) + "\n"
-        )
+            save_file(_plain(weights), folder / f"{name}.safetensors")
+        facts = {
+            **{k: getattr(self, k) for k in _FACTS},
+            "recipe": to_plain(self.recipe, moments := {}),
+            "criterion": to_plain(self.model.given_criterion),
+            "training": [k for k, layer in self.model.module.named_modules() if layer.training],
+            "frozen": [k for k, p in self.model.module.named_parameters() if not p.requires_grad],
+        }
+        if moments:
+            save_file(_plain(moments), folder / "moments.safetensors")
+        (folder / "evidence.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, module: nn.Module) -> Evidence:
@@ -104,81 +122,102 @@ class Evidence:
         Raises:
             SimudyError: a file is missing or damaged, or does not fit the module.
         """
-        folder = Path(folder)
+        folder, module = Path(folder), copy.deepcopy(module)
         module.load_state_dict(load_weights(folder / "buffers.safetensors"), strict=False)
-        facts = json.loads(_read(folder / "evidence.json"))
-        facts |= {k: tuple(facts[k]) for k in ("shape", "mean", "std")}
+        facts = read_facts(folder)
+        _set_modes(module, facts.pop("training"), facts.pop("frozen"))
+        path = folder / "moments.safetensors"
+        moments = load_weights(path) if path.exists() else {}
+        recipe = read_recipe(facts.pop("recipe"), moments)
+        criterion = from_plain(facts.pop("criterion"))
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
-        return cls(
-            StatelessModel(module), recipe=from_plain(facts.pop("recipe")), **weights, **facts
-        )
-
-
-def load_weights(path: str | Path) -> Params:
-    """Tensors by name from a ``.safetensors`` file, or a ``.pt``/``.pth`` file read with
-    ``weights_only=True``.
-
-    A training checkpoint that holds the weights under ``state_dict``, ``model_state_dict`` or
-    ``model`` is opened too.
-
-    Raises:
-        SimudyError: no such file, or not a file of weights.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise SimudyError(f"no weights at {path}: give an existing .safetensors or .pt file")
-    try:
-        loaded = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
-        raise SimudyError(
-            f"cannot read weights from {path} ({_first_line(error)}): save a state_dict again"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(
-        isinstance(v, torch.Tensor) for v in loaded.values()
-    ):
-        raise SimudyError(
-            f"{path} holds no dict of tensors: save it with torch.save(model.state_dict(), path)"
-        )
-    return loaded
+        model = StatelessModel(module, criterion=criterion)
+        return cls(model.to(_dtype(module)), recipe=recipe, **weights, **facts)
 
 
 def evidence_from_weights(
-    module: nn.Module, initial: Params, final: Params, **facts: Any
+    module: nn.Module,
+    initial: Any,
+    final: Any,
+    *,
+    recipe: Recipe,
+    mode: str | None = None,
+    part: str | None = None,
+    loss: nn.Module | None = None,
+    n: int | None = None,
+    **facts: Any,
 ) -> Evidence:
-    """Evidence from two state dicts of ``module``: parameters from both, buffers (BatchNorm
-    statistics) from the first.
+    """Evidence from what two files of weights hold (see ``load_weights``), and what they prove.
+
+    Parameters come from both, buffers (BatchNorm statistics) from the first. Norms are put in the
+    mode they trained in, parameters that did not move are frozen. Moments saved with the first are
+    those that the run begins with.
 
     Args:
-        facts: ``recipe``, ``shape``, ``classes`` and what else ``Evidence`` takes.
+        module: the architecture; its own weights do not matter, nor does it change.
+        initial: what the file before training holds, a state dict at the least.
+        final: what the file after it holds.
+        recipe: how the run went, known or guessed.
+        mode: ``train`` or ``eval``. Default: as the files prove, else eval.
+        part: where in the files the weights lie, where several parts fit; the first need not have
+            it.
+        loss: of ``torch.nn``. Default: cross-entropy.
+        n: number of training images. Default: unknown.
+        facts: ``shape``, ``classes`` and what else ``Evidence`` takes.
+
+    Raises:
+        SimudyError: the weights do not fit the module, or prove something else than is said.
     """
-    names: Params = dict(module.named_parameters())
-    _require_same_names_and_shapes(
-        "the initial weights", {k: v for k, v in initial.items() if k in names}, names
+    module = copy.deepcopy(module)
+    start = weights_of(module, initial, what="the initial weights", part=part, lenient=True)
+    end = weights_of(module, final, what="the final weights", part=part)
+    found = find(module, start.tensors, end.tensors)
+    apply_modes(module, found, mode=mode, initial=start.tensors, final=end.tensors)
+    require_steps(found, recipe.steps(n) if n else None)
+    module.load_state_dict(start.tensors, strict=False)
+    still = held_still(recipe.optimizer, dict(module.named_parameters()))
+    for name in set(found.frozen) - still:
+        module.get_parameter(name).requires_grad_(False)
+    recipe = with_moments(recipe, module, initial, final)
+    criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
+    model = StatelessModel(module, criterion=criterion)
+    owned = list(module.named_parameters())
+    told = [f"{k}: {v.origin}" for k, v in (("initial", start), ("final", end)) if v.origin]
+    return Evidence(
+        model,
+        *({k: held.tensors[k].to(own.dtype) for k, own in owned} for held in (start, end)),
+        recipe=recipe,
+        n=n,
+        precision=None if found.rounded is None else str(found.rounded).removeprefix("torch."),
+        notes={"findings": [*told, *found.sentences()]},
+        **facts,
     )
-    module.load_state_dict({k: v for k, v in initial.items() if k not in names}, strict=False)
-    start, end = (
-        {k: v.to(names[k].dtype) for k, v in w.items() if k in names} for w in (initial, final)
-    )
-    return Evidence(StatelessModel(module), start, end, **facts)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _plain(weights: Params) -> Params:
+    return {k: v.detach().cpu().contiguous() for k, v in weights.items()}
 
 
-def _read(path: Path) -> str:
-    if not path.exists():
-        raise SimudyError(
-            f"no {path.name} in {path.parent}: give a folder that `simudy task=victim` wrote"
-        )
-    return path.read_text()
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def _set_modes(module: nn.Module, training: list[str], frozen: list[str]) -> None:
+    for name, layer in module.named_modules():
+        layer.training = name in training
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+
+
+def _without_frozen(what: str, weights: Params, model: StatelessModel) -> Params:
+    """``weights`` without what the model holds beside its parameters, which must be the same."""
+    for name in weights.keys() & model.buffers.keys():
+        if not torch.equal(weights[name].to(model.buffers[name]), model.buffers[name]):
+            raise SimudyError(
+                f"{what} hold another {name!r} than the model, where it is frozen: set its "
+                "requires_grad=True if it was trained, or give the files of one run"
+            )
+    return {name: tensor for name, tensor in weights.items() if name not in model.buffers}
 
 
 def _require_same_names_and_shapes(what: str, weights: Params, expected: Params) -> None:

@@ -23,6 +23,9 @@ def prior(
 def total_variation(images: Tensor) -> Tensor:
     """Anisotropic total variation: mean |difference| down plus mean |difference| across, over all
     images.
+
+    Args:
+        images: ``(n, c, h, w)``, normalised or not.
     """
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
     across = (images[..., 1:] - images[..., :-1]).abs().mean()

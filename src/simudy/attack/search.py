@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics import tree
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, DECAY, NOT_NEGATIVE, NUMBER_OF, POSITIVE
 
 PATIENCE = 10  # refused steps in a row before the search is called diverged
 _DAMPING = 0.03  # of refining steps, at first
@@ -44,14 +46,14 @@ class Outer:
             such (``simudy`` in the span: see ``FirstLayer``), each kept if it lowers the objective.
     """
 
-    lr: float = 0.1
-    iterations: int = 1000
+    lr: Annotated[float, POSITIVE] = 0.1
+    iterations: Annotated[int, COUNT] = 300
     optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, betas=(0.8, 0.9))  # noqa: RUF009
     schedule: Callable[..., Any] | None = None
-    tolerance: float = 0.0
-    lrs: dict[str, float] = field(default_factory=dict)
-    average: float = 0.0
-    refine: int = 10
+    tolerance: Annotated[float, NOT_NEGATIVE] = 0.0
+    lrs: dict[str, Annotated[float, POSITIVE]] = field(default_factory=dict)
+    average: Annotated[float, DECAY] = 0.0
+    refine: Annotated[int, NUMBER_OF] = 10
 
 
 @dataclass
@@ -62,7 +64,9 @@ class Reconstruction:
         images: normalised ``(m, c, h, w)``.
         labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
         status: ``converged``, ``finished``, ``diverged`` or ``interrupted``.
-        objective, distance: at the best iterate.
+        objective: at the best iterate; infinite where no step was finite, and then the images are
+            the initial dummies.
+        distance: likewise.
         learned: factors on learned hyper-parameters, by name.
         iterations: outer steps taken.
         seconds: spent in them.
@@ -162,12 +166,19 @@ class Search:
     @property
     def status(self) -> str:
         """``running`` until the search ends; then ``converged``, ``diverged`` or ``finished``."""
-        if self.refused >= PATIENCE:
+        if self.refused >= PATIENCE or (self._is_over() and not self._has_moved()):
             return "diverged"
         near = self.history and self.history[-1]["distance"] <= self.outer.tolerance
         if near and self._stage(self.iteration) == self._stage(self.outer.iterations):
             return "converged"
-        return "finished" if self.iteration >= self.outer.iterations else "running"
+        return "finished" if self._is_over() else "running"
+
+    def _is_over(self) -> bool:
+        return self.iteration >= self.outer.iterations
+
+    def _has_moved(self) -> bool:
+        """Whether any step was finite: what none was, no search has touched."""
+        return any(math.isfinite(row["objective"]) for row in self.history)
 
     def result(self, status: str) -> Reconstruction:
         """The best so far; before the first finite step, the initial dummies."""
@@ -306,6 +317,7 @@ def reconstruct(
     """Reconstruct the training images behind ``evidence``.
 
     Args:
+        evidence: what the attacker holds.
         method: how. Default: ``Simudy()``.
         outer: the outer loop's settings.
         seed: draws the initial dummies and labels.

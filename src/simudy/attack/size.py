@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simudy import stopping
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.span import Span
 from simudy.attack.methods.simudy import SimudyProblem
 from simudy.dynamics import tree
+from simudy.dynamics.gradient import Reverse
 from simudy.dynamics.optim import Rule, hyperparameters
+from simudy.dynamics.optim.rule import advance
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -119,23 +122,25 @@ def _norms_of_sums(problem: SimudyProblem, rows: Tensor) -> Tensor:
     steps = zip(
         recipe.batches(len(problem.dummy.latent)), problem.dummy.batches(recipe), rules, strict=True
     )
+    grads = Reverse().of(problem.evidence.model.loss)
     for indices, batch, rule in steps:
+        stopping.check()
         pull = _pullback(problem, params, batch)
         for place, i in enumerate(indices.tolist()):
             if i in wanted:
                 sums[i] = tree.add(sums[i], tree.scale(_lr(rule), pull(place)))
-        params, state = rule.update(pull(slice(None)), state, params)
+        params, state = advance(rule, grads(params, batch), state, params)
     return torch.stack([tree.norm(total) for total in sums.values()])
 
 
 def _pullback(
     problem: SimudyProblem, params: Params, batch: tuple[Tensor, ...]
-) -> Callable[[int | slice], Params]:
+) -> Callable[[int], Params]:
     """A function of a place in the batch: the gradient of that place's share of the batch loss."""
     model, (inputs, targets, *_) = problem.evidence.model, batch
     losses, pull, *_ = torch.func.vjp(lambda p: model.criterion(model(p, inputs), targets), params)
 
-    def gradient(place: int | slice) -> Params:
+    def gradient(place: int) -> Params:
         share = torch.zeros_like(losses)
         share[place] = 1 / len(losses)
         return pull(share)[0]

@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted, reverse_pullback
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT
 
 Step = Callable[[Any, Any], Any]
 
@@ -75,7 +75,7 @@ class Recompute(Adjoint):
         every: steps per segment, at least 1; about √steps balances the two terms.
     """
 
-    every: int = 1
+    every: Annotated[int, COUNT] = 1
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -93,6 +93,8 @@ class Recompute(Adjoint):
 def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
     """The carry after ``xs``; nothing inside is kept, the backward pass runs the steps again."""
     inputs, ends = (carry, xs), []
+    if is_plain_wanted(inputs):  # nothing is kept for a backward pass
+        return Direct().fold(step, carry, xs)
     given = tree.leaves(inputs)
 
     def run(leaves: Sequence[Tensor], ends: list[Any] | None = None) -> tuple[Tensor, ...]:
@@ -107,27 +109,7 @@ def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
             ends.append((end, passed))
         return tuple(leaf for leaf, i in zip(tree.leaves(end), passed, strict=True) if i is None)
 
-    outputs = iter(custom_vjp(partial(run, ends=ends), partial(_vjp, run), given))
+    pullback = partial(reverse_pullback, run)
+    outputs = iter(custom_vjp(partial(run, ends=ends), pullback, given, plain=run))
     end, passed = ends.pop()
     return tree.rebuild(end, [next(outputs) if i is None else given[i] for i in passed])
-
-
-def _vjp(
-    run: Callable[[Sequence[Tensor]], tuple[Tensor, ...]],
-    leaves: Sequence[Tensor],
-    needed: Sequence[bool],
-    cotangents: Sequence[Tensor],
-) -> list[Tensor | None]:
-    """Reverse-mode derivative of ``run`` with respect to the leaves that need it."""
-
-    def of_needed(*wanted: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            out for out in run(tree.fill(leaves, needed, wanted)) if tree.is_float(out)
-        )  # no step counts
-
-    pull = torch.func.vjp(
-        of_needed, *(leaf for leaf, need in zip(leaves, needed, strict=True) if need)
-    )[1]
-    return tree.fill(
-        [None] * len(leaves), needed, pull(tuple(v for v in cotangents if tree.is_float(v)))
-    )

@@ -5,51 +5,121 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
 
+from simudy.dynamics import tree
+from simudy.dynamics.ambient import ambient_autocast
 from simudy.errors import SimudyError
 
 Value = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 Pullback = Callable[[Sequence[Tensor], Sequence[bool], Sequence[Tensor]], Sequence[Tensor | None]]
 
+_again: ContextVar[bool] = ContextVar("again", default=False)
 
-def custom_vjp(value: Value, pullback: Pullback, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+
+def custom_vjp(
+    value: Value, pullback: Pullback, leaves: Sequence[Tensor], *, plain: Value
+) -> tuple[Tensor, ...]:
     """``value(leaves)`` whose backward pass is ``pullback(leaves, needed, cotangents)``; only
     ``leaves`` are kept.
 
-    Composes with ``torch.func`` (grad, vmap) and may be differentiated again.
+    Composes with ``torch.func`` (grad, vmap). A backward pass that is itself to be differentiated
+    (``create_graph=True``, ``torch.func.grad``) is that of ``plain``. Where ``is_plain_wanted``,
+    call ``plain`` instead.
+
+    Args:
+        value: runs on leaves that require no grad.
+        pullback: the derivative, for a backward pass that ends there.
+        leaves: everything that ``value`` depends on.
+        plain: the same function by operations of torch alone.
 
     Raises:
         SimudyError: ``value`` reads a tensor that requires grad and is not among ``leaves``. Its
             gradient would be lost without a word.
     """
-    return _CustomVjp.apply(value, pullback, *leaves)  # type: ignore[no-any-return]
+    return _CustomVjp.apply(value, pullback, plain, *leaves)  # type: ignore[no-any-return]
+
+
+def is_plain_wanted(inputs: Any) -> bool:
+    """Whether a derivative of one's own is of no use: within a backward pass that is itself to be
+    differentiated, and in forward mode, be it by ``torch.func`` (jvp, jacfwd, hessian) around this
+    call or by a dual number among ``inputs``, a tree.
+    """
+    keys = (interpreter.key() for interpreter in retrieve_all_functorch_interpreters())
+    return _again.get() or TransformType.Jvp in keys or any(map(_is_dual, tree.leaves(inputs)))
+
+
+def reverse_pullback(
+    plain: Value, leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The pullback of ``plain`` in reverse mode; it may be differentiated again."""
+
+    def of_needed(*wanted: Tensor) -> tuple[Tensor, ...]:
+        outputs = plain(tree.fill(leaves, needed, wanted))
+        return tuple(out for out in outputs if tree.is_float(out))  # no step counts
+
+    wanted = (leaf for leaf, need in zip(leaves, needed, strict=True) if need)
+    pull = torch.func.vjp(of_needed, *wanted)[1]
+    products = pull(tuple(v for v in cotangents if tree.is_float(v)))
+    return tree.fill([None] * len(leaves), needed, products)
 
 
 class _CustomVjp(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: Value, pullback: Pullback, *leaves: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        value: Value, pullback: Pullback, plain: Value, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
         # On detached leaves nothing requires grad, unless a tensor came in by the back door.
         with torch.enable_grad():
             outputs = value([leaf.detach() for leaf in leaves])
         if any(out.requires_grad for out in outputs):
             raise SimudyError(
                 "the loss uses a tensor that requires grad but is neither in params, in the batch "
-                "nor a field of the "
-                "optimizer, so its gradient would be lost: pass it in the batch, or use Direct() "
-                "with Reverse()"
+                "nor a field of the optimizer, so its gradient would be lost: pass it in the "
+                "batch, or use Direct() with Reverse()"
             )
         return outputs
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.value, ctx.pullback, *leaves = inputs
+        _, ctx.pullback, ctx.plain, *leaves = inputs
+        ctx.autocast = ambient_autocast()
         ctx.save_for_backward(*leaves)
 
     @staticmethod
     def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
-        return None, None, *ctx.pullback(ctx.saved_tensors, ctx.needs_input_grad[2:], cotangents)
+        # A graph of this pass is wanted: torch's forward derivatives are not all differentiated
+        # rightly, or at all, and the graph of one is the larger.
+        pullback = _pulled_again if torch.is_grad_enabled() else _pulled_once
+        with ctx.autocast():  # what runs here ran there in the forward pass
+            products = pullback(ctx, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
+        return None, None, None, *products
+
+
+def _pulled_once(ctx: Any, *given: Any) -> Sequence[Tensor | None]:
+    return ctx.pullback(*given)
+
+
+def _pulled_again(ctx: Any, *given: Any) -> Sequence[Tensor | None]:
+    before = _again.set(True)
+    try:
+        return reverse_pullback(ctx.plain, *given)
+    finally:
+        _again.reset(before)
+
+
+def _is_dual(tensor: Tensor) -> bool:
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    level = forward_ad._current_level
+    return level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None

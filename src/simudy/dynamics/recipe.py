@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from simudy.dynamics.optim import SGD, Rule
+from simudy.dynamics.optim import SGD, Accumulated, Rule
+from simudy.dynamics.optim.interop.lr_scheduler import Scheduler, stepped
 from simudy.dynamics.optim.schedule import Schedule, scaled
 from simudy.errors import SimudyError
 
@@ -20,12 +24,24 @@ class Recipe:
     Args:
         optimizer: the update rule.
         epochs: passes over the images.
-        batch_size: images per step. Default: all of them. The last batch of an epoch may be
+        batch_size: images per batch. Default: all of them. The last batch of an epoch may be
             smaller.
         shuffle: draw a new division every epoch, from ``seed``; otherwise one division, in order,
             throughout.
-        schedule: factor on the rule's learning rate at each step (see
+        seed: of the order.
+        schedule: factor on the rule's learning rate at each batch (see
             ``simudy.dynamics.optim.schedule``).
+        scheduler: instead, ``(optimizer) -> scheduler`` of ``torch.optim.lr_scheduler``.
+        scheduler_per: whether it is stepped after each ``epoch`` or each ``step`` of the optimizer.
+        order: ``torch``, the order of a shuffling ``DataLoader`` whose own generator was seeded
+            with ``seed``; ``torch_global``, of one without, where ``torch.manual_seed(seed)`` came
+            right before the loop; or the indices themselves, one list per epoch (then cut into
+            batches) or per batch. Default: what ``shuffle`` says.
+        drop_last: leave out a last batch that is smaller, as a ``DataLoader`` does.
+        accumulate: batches whose gradients are averaged before the optimizer takes a step.
+
+    Raises:
+        SimudyError: a number is below 1, or two of these contradict each other.
     """
 
     optimizer: Rule = field(default_factory=SGD)
@@ -34,36 +50,89 @@ class Recipe:
     shuffle: bool = False
     seed: int = 0
     schedule: Schedule | None = None
+    scheduler: Scheduler | None = None
+    scheduler_per: Literal["epoch", "step"] = "epoch"
+    order: Literal["torch", "torch_global"] | Sequence[Sequence[int]] | None = None
+    drop_last: bool = False
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SimudyError(f"recipe.{name}={value}: give 1 or more")
+        if self.schedule is not None and self.scheduler is not None:
+            raise SimudyError("recipe.schedule and recipe.scheduler both set the rates: give one")
+        if self.order is not None and self.shuffle:
+            raise SimudyError("recipe.order says how images come: leave recipe.shuffle out")
 
     def batches(self, n: int) -> list[Tensor]:
-        """The indices ``(rows,)`` of the images in each step, over all epochs."""
-        size, rng = self.batch_size or n, torch.Generator().manual_seed(self.seed)
-        orders = [
-            torch.randperm(n, generator=rng) if self.shuffle else torch.arange(n)
-            for _ in range(self.epochs)
-        ]
-        if not self.shuffle:  # the same objects every epoch, so that batches can be sliced once
-            return list(orders[0].split(size)) * self.epochs
-        return [batch for order in orders for batch in order.split(size)]
+        """The indices ``(rows,)`` of the images in each batch, over all epochs.
+
+        Raises:
+            SimudyError: the order does not fit ``n`` images, or no batch is full.
+        """
+        size = self.batch_size or n
+        if not self.shuffle and self.order is None:
+            # The same objects every epoch, so that batches can be sliced once.
+            return self._cut(torch.arange(n), size) * self.epochs
+        return [batch for order in self._orders(n) for batch in self._cut(order, size)]
 
     def steps(self, n: int) -> int:
-        """Updates in the whole run on ``n`` images."""
-        return self.epochs * -(-n // (self.batch_size or n))
+        """Batches in the whole run on ``n`` images."""
+        if self.order is not None and not isinstance(self.order, str):
+            return len(self.batches(n))
+        return self.epochs * len(self._cut(torch.arange(n), self.batch_size or n))
 
     def rules(self, n: int) -> list[Rule]:
-        """The rule of each step."""
-        steps = self.steps(n)
-        return (
-            [self.optimizer] * steps
-            if self.schedule is None
-            else scaled(self.optimizer, steps, lr=self.schedule)
-        )
+        """The rule of each batch.
+
+        Raises:
+            SimudyError: epochs cannot be told apart where they count, or ``accumulate`` does not
+                divide them.
+        """
+        steps, rule = self.steps(n), self.optimizer
+        if self.accumulate > 1:
+            self._per_epoch(steps, self.accumulate)
+            rule = Accumulated(rule, every=self.accumulate)
+        if self.schedule is not None:
+            return scaled(rule, steps, lr=self.schedule)
+        if self.scheduler is None:
+            return [rule] * steps
+        by_step = self.scheduler_per == "step"
+        every = self.accumulate if by_step else self._per_epoch(steps, 1)
+        moved = stepped(rule, -(-steps // every), self.scheduler)
+        return [moved[t // every] for t in range(steps)]
+
+    def _per_epoch(self, steps: int, divisor: int) -> int:
+        """Batches in an epoch, which must be a multiple of ``divisor``."""
+        if steps % self.epochs or (steps // self.epochs) % divisor:
+            raise SimudyError(
+                f"{steps} batches are no {self.epochs} epochs of equal length"
+                + (f", a multiple of recipe.accumulate={divisor}" if divisor > 1 else "")
+                + ": set recipe.epochs, recipe.batch_size and recipe.drop_last to what the run had"
+            )
+        return steps // self.epochs
+
+    def _cut(self, order: Tensor, size: int) -> list[Tensor]:
+        parts = list(order.split(size))
+        if self.drop_last and len(parts[-1]) < size:
+            parts.pop()
+        if not parts:
+            raise SimudyError(
+                f"recipe.drop_last leaves no batch of {size} of {len(order)} images: set "
+                "recipe.batch_size lower"
+            )
+        return parts
+
+    def _orders(self, n: int) -> list[Tensor]:
+        """Indices in the order of the run, one tensor per epoch or batch."""
+        if isinstance(self.order, str):
+            return _of_loader(n, self.epochs, self.seed, own_generator=self.order == "torch")
+        if self.order is not None:
+            return _given(self.order, n)
+        rng = torch.Generator().manual_seed(self.seed)
+        return [torch.randperm(n, generator=rng) for _ in range(self.epochs)]
 
     def collate(self, *columns: Tensor) -> list[tuple[Tensor, ...]]:
         """The batches of columns ``(n, …)`` (images, labels, …), one entry per step; equal
@@ -74,6 +143,27 @@ class Recipe:
             if id(rows) not in cut:
                 cut[id(rows)] = tuple(_take(column, rows) for column in columns)
         return [cut[id(rows)] for rows in divisions]
+
+
+def _of_loader(n: int, epochs: int, seed: int, *, own_generator: bool) -> list[Tensor]:
+    """The real one is asked, to the end of each epoch: what it draws before and after is its own
+    affair.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed) if own_generator else None
+        loader: Any = DataLoader(range(n), batch_size=n, shuffle=True, generator=generator)  # type: ignore[arg-type]
+        return [order for _ in range(epochs) for order in loader]
+
+
+def _given(order: Sequence[Sequence[int]], n: int) -> list[Tensor]:
+    parts = [torch.as_tensor(part, dtype=torch.int64) for part in order]
+    if any(not len(part) or int(part.min()) < 0 or int(part.max()) >= n for part in parts):
+        raise SimudyError(
+            f"recipe.order names images beyond the {n} there are, or none at all: give lists of "
+            f"numbers from 0 to {n - 1}"
+        )
+    return parts
 
 
 def _take(column: Tensor, rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
-from simudy.dynamics.optim.rule import Rule
+from simudy.dynamics.optim.rule import Rule, advance
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -58,8 +58,7 @@ def simulate(
 
     def step(carry: tuple[Params, Any], x: tuple[Any, Rule]) -> tuple[Params, Any]:
         (params, state), (batch, rule) = carry, x
-        moved, state = rule.update(grads(params, batch), state, params)
-        return {**params, **moved}, state  # what the loss does not touch stays, as in torch
+        return advance(rule, grads(params, batch), state, params)
 
     start = params, rules[0].init(params)
     params, state = adjoint.fold(step, start, list(zip(batches, rules, strict=True)))

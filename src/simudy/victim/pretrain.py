@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from simudy import stopping
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
+from simudy.tensors import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,8 @@ def _recall(module: nn.Module, cache: Path) -> bool:
     if not cache.exists():
         return False
     try:
-        module.load_state_dict(load(cache.read_bytes()))
-    except (SafetensorError, RuntimeError):
+        module.load_state_dict(read_tensors(cache, "pretraining again")[0])
+    except (SimudyError, RuntimeError):
         log.warning("%s is damaged: pretraining again", cache)
         return False
     log.info("pretrained weights from %s", cache)
@@ -92,6 +93,7 @@ def _fit(
         for rows in (
             torch.randperm(len(images), generator=rng).to(images.device).split(how.batch_size)
         ):
+            stopping.check()
             logits = module(images[rows])
             optimizer.zero_grad()
             F.cross_entropy(logits, labels[rows]).backward()

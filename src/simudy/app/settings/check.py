@@ -7,15 +7,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 
 from simudy.errors import SimudyError
+from simudy.plain import misfit
 
 RESERVED = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 
@@ -30,7 +30,7 @@ def check(node: Mapping[str, Any], where: str) -> None:
 
     Raises:
         SimudyError: the target cannot be imported, takes no such field, or a value is of the wrong
-            type.
+            type or out of its range.
     """
     target = locate(node["_target_"], where)
     accepted = parameters(target)
@@ -41,10 +41,27 @@ def check(node: Mapping[str, Any], where: str) -> None:
             raise SimudyError(
                 f"{where}.{key}: {node['_target_']} takes no {key!r}{suggestion(key, accepted)}"
             )
-        if isinstance(value, Mapping) and "_target_" in value:
-            check(value, f"{where}.{key}")
-        elif not fits(value, hint := accepted.get(key, Any)):
-            raise SimudyError(f"{where}.{key}={value}: give {_name(hint)}")
+        if _has_nodes(value):
+            _check_inside(value, f"{where}.{key}")
+        elif wrong := misfit(value, accepted.get(key, Any), f"{where}.{key}"):
+            raise SimudyError(wrong)
+
+
+def _has_nodes(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(_has_nodes(v) for v in value.values())
+    return isinstance(value, list) and any(_has_nodes(v) for v in value)
+
+
+def _check_inside(value: Any, where: str) -> None:
+    if isinstance(value, Mapping) and "_target_" in value:
+        check(value, where)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_inside(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_inside(item, f"{where}.{i}")
 
 
 def locate(path: Any, where: str) -> Callable[..., Any]:
@@ -78,31 +95,6 @@ def parameters(target: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: hints.get(p.name, _by_default(p.default)) for p in named}
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can stand for ``hint``. Where the hint is beyond plain data, the target
-    itself decides.
-    """
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        parts = typing.get_args(hint)
-        plain = [part for part in parts if _is_plain(part)]
-        return any(
-            fits(value, part)
-            for part in (plain if plain and not isinstance(value, Mapping) else parts)
-        )
-    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if origin is typing.Literal:
-        return value in args
-    if origin in _ATOMS:
-        return isinstance(value, _ATOMS[origin]) and (origin is bool or not isinstance(value, bool))
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, (list, tuple)) and all(
-            fits(v, args[0] if args else Any) for v in value
-        )
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping)
-    return True
-
-
 def suggestion(key: str, known: Iterable[str]) -> str:
     """``: did you mean …`` for a misspelt key, or what there is."""
     known = [str(k) for k in known if k not in RESERVED]
@@ -112,22 +104,6 @@ def suggestion(key: str, known: Iterable[str]) -> str:
         if near
         else f": choose from {', '.join(known) or 'nothing'}"
     )
-
-
-_ATOMS: dict[Any, tuple[type, ...]] = {
-    bool: (bool,),
-    int: (int,),
-    float: (int, float),
-    str: (str,),
-    type(None): (type(None),),
-}
-
-
-def _is_plain(hint: Any) -> bool:
-    origin = typing.get_origin(hint) or hint
-    if isinstance(origin, type) and issubclass(origin, (Sequence, Mapping)):
-        return True
-    return origin in _ATOMS or origin is typing.Literal
 
 
 def _signature(target: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -149,7 +125,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         else target
     )
     try:
-        return typing.get_type_hints(of)
+        return typing.get_type_hints(of, include_extras=True)
     except (NameError, TypeError, AttributeError):  # names that exist for a type checker alone
         return {}
 
@@ -162,21 +138,4 @@ def _by_default(default: Any) -> Any:
         else type(default)
         if type(default) in (bool, str)
         else Any
-    )
-
-
-def _name(hint: Any) -> str:
-    named = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a word",
-        type(None): "null",
-    }
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return " or ".join(_name(part) for part in typing.get_args(hint) if _is_plain(part))
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(map(str, typing.get_args(hint)))
-    return named.get(
-        hint, "a list" if isinstance(typing.get_origin(hint) or hint, type) else str(hint)
     )

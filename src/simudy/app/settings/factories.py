@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from simudy.app.settings.check import check, fits, locate, parameters
+from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.order import load_order
 from simudy.app.settings.start import load_start
 from simudy.attack.evidence import Evidence
-from simudy.attack.methods.problem import Method
-from simudy.attack.search import Outer
+from simudy.attack.methods.problem import Method, Problem
+from simudy.attack.methods.simudy import fitting_gradient
+from simudy.attack.search import Outer, Search
+from simudy.dynamics.gradient import Gradient
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
 from simudy.dynamics.recipe import Recipe
@@ -32,6 +36,8 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
     except RuntimeError as error:
         raise SimudyError(f"device={name}: choose from auto, cpu, cuda") from error
+    if found.type not in ("cpu", "cuda"):
+        raise SimudyError(f"device={name}: choose from auto, cpu, cuda")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise SimudyError(f"device={name}, but there is no usable GPU: set device=cpu")
     return found
@@ -58,14 +64,41 @@ def outer(cfg: DictConfig) -> Outer:
         if cfg.outer[k] is not None
     }
     plain: dict[str, Any] = OmegaConf.to_container(cfg.outer, resolve=True)  # type: ignore[assignment]
-    numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule")}
-    if not fits(lrs := numbers.pop("lrs") or {}, dict[str, float]) or not fits(
-        [*lrs.values()], list[float]
-    ):
-        raise SimudyError(
-            f"outer.lrs={lrs}: give a step size by variable, as in outer.lrs={{latent: 0.1}}"
-        )
+    numbers = {k: v for k, v in plain.items() if k not in ("optimizer", "schedule", "decode")}
+    lrs = numbers.pop("lrs") or {}
     return Outer(**numbers, lrs=lrs, **made)
+
+
+def new_search(cfg: DictConfig, problem: Problem) -> Search:
+    """The outer loop over a problem, before its first step.
+
+    Raises:
+        SimudyError: torch's optimizer or schedule refuses its options.
+    """
+    loop = outer(cfg)
+    try:
+        _rehearse(loop)
+        search = Search(problem, loop)
+    except SimudyError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())
+        raise SimudyError(f"outer.optimizer or outer.schedule: {reason}: set other ones") from error
+    if not isinstance(search.optimizer, Optimizer):
+        raise SimudyError("outer.optimizer makes no torch optimizer: set outer.optimizer._target_")
+    return search
+
+
+def _rehearse(loop: Outer) -> None:
+    """Two steps on a number of no account: what torch refuses it refuses here, not in the end."""
+    leaf = torch.zeros((), requires_grad=True)
+    optimizer = loop.optimizer([leaf], lr=loop.lr)
+    schedule = loop.schedule(optimizer) if loop.schedule else None
+    for _ in range(2):
+        leaf.grad = torch.ones(())
+        optimizer.step(lambda: leaf.detach())  # type: ignore[arg-type]
+        if schedule is not None:
+            schedule.step()
 
 
 def _shared(
@@ -84,8 +117,15 @@ def _shared(
         "learn": tuple(cfg.dummy.learn),
         "recipe": recipe,
         "adjoint": build(cfg.adjoint, "adjoint"),
-        "gradient": build(cfg.gradient, "gradient"),
+        "gradient": _gradient(cfg, recipe),
     }
+
+
+def _gradient(cfg: DictConfig, recipe: Recipe) -> Gradient:
+    """As set; where nothing is, what fits the rule."""
+    if OmegaConf.is_config(cfg.gradient) and cfg.gradient.get("_target_", "") is None:
+        return fitting_gradient(recipe)
+    return build(cfg.gradient, "gradient")
 
 
 RECIPE = f"{Recipe.__module__}.Recipe"
@@ -94,8 +134,35 @@ RECIPE = f"{Recipe.__module__}.Recipe"
 def recipe(cfg: DictConfig) -> Recipe:
     """How the victim was trained."""
     said: dict[str, Any] = OmegaConf.to_container(cfg.recipe, resolve=True)  # type: ignore[assignment]
-    schedule = _schedule(said.pop("schedule"))
-    return Recipe(build(cfg.inner, "inner"), **said, seed=cfg.seed, schedule=schedule)
+    said.pop("loss")
+    said["seed"] = cfg.seed if said["seed"] is None else said["seed"]
+    return Recipe(build(cfg.inner, "inner"), **_parts(said, "recipe"))
+
+
+def _parts(said: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a recipe, with those that are more than numbers made."""
+    makers = {"schedule": _schedule, "scheduler": _scheduler, "order": load_order}
+    return {k: makers[k](v, f"{where}.{k}") if k in makers else v for k, v in said.items()}
+
+
+def _scheduler(said: Any, where: str) -> Any:
+    if not said or all(value is None for value in said.values()):
+        return None
+    return build_partial(said, where)
+
+
+def loss(cfg: DictConfig) -> nn.Module | None:
+    """The loss of ``torch.nn`` that the victim was trained with; None stands for cross-entropy."""
+    if not cfg.recipe.loss or all(value is None for value in cfg.recipe.loss.values()):
+        return None
+    fields = fields_of(cfg.recipe.loss, "recipe.loss")
+    weights = {k: torch.tensor(v, dtype=torch.float32) for k, v in fields.items() if _numbers(v)}
+    made = build_partial({k: v for k, v in fields.items() if k not in weights}, "recipe.loss")
+    return made(**weights)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
 
 
 def guessed(cfg: DictConfig, known: Recipe) -> Recipe:
@@ -104,8 +171,7 @@ def guessed(cfg: DictConfig, known: Recipe) -> Recipe:
     """
     said = _said(cfg, "attack.recipe")
     check({"_target_": RECIPE, **said}, "attack.recipe")
-    if "schedule" in said:
-        said["schedule"] = _schedule(said["schedule"])
+    said = _parts(said, "attack.recipe")
     rule = with_backend(_guessed_rule(known.optimizer, _said(cfg, "attack.inner")), cfg.backend)
     return dataclasses.replace(known, optimizer=rule, **said)
 
@@ -130,22 +196,22 @@ def _guessed_rule(known: Rule, said: Mapping[str, Any]) -> Rule:
 
 def _said(cfg: DictConfig, key: str) -> dict[str, Any]:
     node = OmegaConf.select(cfg, key)
-    return (
-        drop_nulls(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else {}
-    )
+    if node is None:
+        return {}
+    if not OmegaConf.is_dict(node):
+        raise SimudyError(f"{key}={node}: give its fields, as in {key}.…=…, or null")
+    return drop_nulls(OmegaConf.to_container(node, resolve=True))
 
 
-def _schedule(said: Any) -> Schedule | None:
+def _schedule(said: Any, where: str) -> Schedule | None:
     """Factors as a list, or from a node that makes a schedule (``simudy.dynamics.optim``), for its
     ``steps``.
     """
     if said is None or isinstance(said, (list, float, int)):
         return said
-    made: Any = build(said, "recipe.schedule")
+    made: Any = build(said, where)
     if isinstance(made, (list, float, int)):
         return made
     if not isinstance(said.get("steps"), int):
-        raise SimudyError(
-            "recipe.schedule must be written out beside the weights: set recipe.schedule.steps"
-        )
+        raise SimudyError(f"{where} must be written out beside the weights: set {where}.steps")
     return [float(made(step)) for step in range(said["steps"])]

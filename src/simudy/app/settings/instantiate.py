@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 
 from simudy.app.settings.check import check, locate, parameters
 from simudy.errors import SimudyError
+from simudy.trust import targets_of
 
 
 def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> Any:
@@ -30,10 +32,10 @@ def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> 
     """
     fields = fields_of(node, where, keep_nulls=keep_nulls)
     takes = parameters(locate(fields["_target_"], where))
+    check(fields, where)
     fields = {**{k: v for k, v in filled.items() if k in takes}, **fields}
-    check({k: v for k, v in fields.items() if k not in filled}, where)
     try:
-        return instantiate(fields, _convert_="all")
+        return instantiate(fields, _convert_="all", **_vouched(fields))
     except InstantiationException as error:
         raise _complaint(error, where) from error
 
@@ -59,16 +61,31 @@ def fields_of(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, A
 
 
 def drop_nulls(node: Any) -> Any:
-    """Plain data less the keys whose value is null."""
+    """Plain data less the keys whose null stands for a default: those at the top and those beside a
+    ``_target_``. In any other mapping, as ``{pattern: rule or null}``, null is a value.
+    """
     if not isinstance(node, Mapping):
-        return node
-    return {str(key): drop_nulls(value) for key, value in node.items() if value is not None}
+        return [drop_nulls(item) for item in node] if isinstance(node, list) else node
+    return {str(k): _inner(value) for k, value in node.items() if value is not None}
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, Mapping) and "_target_" not in value:
+        return {str(k): _inner(v) for k, v in value.items()}
+    return drop_nulls(value)
 
 
 def allow_own_modules() -> None:
     """``my_rules.SignSGD`` is looked for in the working directory too, as ``python -m`` would."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def _vouched(fields: dict[str, Any]) -> dict[str, Any]:
+    """From Hydra 1.4 on, ``instantiate`` wants to be told what it may call: what was checked."""
+    if "_execution_whitelist_" not in inspect.signature(instantiate).parameters:
+        return {}
+    return {"_execution_whitelist_": sorted({str(name) for _, name in targets_of(fields)})}
 
 
 def _complaint(error: InstantiationException, where: str) -> SimudyError:

@@ -9,36 +9,85 @@ misspelt or of the wrong type without an error.
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from simudy.app.settings.fingerprint import config_hash
+from simudy.app.settings.unknown import refuse_unknown
 from simudy.errors import SimudyError
+from simudy.plain import misfit
+from simudy.ranges import (
+    COUNT,
+    DECAY,
+    DUMMIES,
+    NOT_NEGATIVE,
+    NUMBER_OF,
+    POSITIVE,
+    SEED,
+    SIDE,
+    Length,
+    Range,
+)
+
+
+def limited(default: Any, hint: Any) -> Any:
+    """A field whose values are limited further than its type says, which is all OmegaConf knows."""
+    return field(default=default, metadata={"hint": hint})
+
+
+def number(default: float | None, limits: Range) -> Any:
+    """A field that holds a number within ``limits``."""
+    return field(default=default, metadata={"limits": limits})
+
+
+NODE = {"hint": dict[str, Any] | None}  # a mapping with a _target_
+FACTORS = dict[str, Any] | list[float] | float | None
+EPOCHS, EPOCHS_OR_NONE, CLASSES = Range(1, 10**6), Range(0, 10**6), Range(1, 10**6)
+LRS = Annotated[dict[str, Annotated[float, POSITIVE]] | None, "by variable"]
+SHAPE = Annotated[list[Annotated[int, SIDE]], Length(3, 3)] | None
+MEANS = Annotated[list[float], Length(1)]
+# A step of one grey level is 1/255: below a thousandth of that a picture would have no contrast.
+DEVIATIONS = Annotated[list[Annotated[float, Range(1e-6)]], Length(1)]
 
 
 @dataclass
 class RecipeConfig:
     """How the victim was trained (see ``simudy.Recipe``)."""
 
-    epochs: int = 20
-    batch_size: int | None = None  # all images
+    epochs: int = number(20, EPOCHS)
+    batch_size: int | None = number(None, COUNT)  # all images
     shuffle: bool = False
-    schedule: Any = (
-        None  # factors on the learning rate, one per step, or a node that makes a schedule
+    schedule: Any = field(
+        default=None,
+        metadata={
+            "hint": FACTORS
+        },  # factors on the learning rate, one per step, or a node that makes a schedule
     )
+    # of torch.optim.lr_scheduler, with a _target_
+    scheduler: Any = field(default=None, metadata=NODE)
+    scheduler_per: str = limited("epoch", Literal["epoch", "step"])  # when it is stepped
+    order: Any = None  # torch, torch_global, or a file of indices; null: as shuffle says
+    seed: int | None = number(None, SEED)  # of the order; null: the run's seed
+    drop_last: bool = False
+    accumulate: int = number(1, COUNT)  # batches per step of the optimizer
+    loss: Any = field(
+        default=None, metadata=NODE
+    )  # of torch.nn, with a _target_; without one cross-entropy
 
 
 @dataclass
 class PretrainConfig:
     """A stage before the victim's own: a plain torch loop on other, public images."""
 
-    epochs: int = 0  # 0: none
-    batch_size: int = 128
-    optimizer: Any = None
+    epochs: int = number(0, EPOCHS_OR_NONE)  # passes over the public images; 0: no such stage
+    batch_size: int = number(128, COUNT)  # images per step
+    optimizer: Any = field(default=None, metadata=NODE)  # of torch.optim, by its _target_
     new_head: bool = True  # the last linear layer starts afresh, as when fine-tuning
 
 
@@ -46,7 +95,8 @@ class PretrainConfig:
 class VictimConfig:
     """The victim beyond its recipe."""
 
-    mode: str = "eval"  # eval: BatchNorm frozen, as in the paper; train: by batch statistics
+    # null: as the files prove, else eval
+    mode: str | None = limited(None, Literal["eval", "train"] | None)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
@@ -54,11 +104,11 @@ class VictimConfig:
 class DummyConfig:
     """What the outer loop moves (see ``simudy.attack.dummy``)."""
 
-    images: str = "pixels"
-    decay: float = 1.5
+    images: str = limited("auto", Literal["auto", "pixels", "frequencies", "span"])
+    decay: float = number(1.5, NOT_NEGATIVE)
     start: Any = None
     labels: Any = "balanced"
-    noise: float = 0.5
+    noise: float = number(0.5, NOT_NEGATIVE)
     learn: list[str] = field(default_factory=list)
 
 
@@ -66,22 +116,25 @@ class DummyConfig:
 class PriorConfig:
     """Weights of what is believed of images before any evidence."""
 
-    tv: float = 0.0
-    box: float = 0.0
+    tv: float = number(0.0, NOT_NEGATIVE)
+    box: float = number(0.0, NOT_NEGATIVE)
 
 
 @dataclass
 class OuterConfig:
     """The outer loop (see ``simudy.attack.search.Outer``)."""
 
-    lr: float = 0.1
-    iterations: int = 300
-    tolerance: float = 0.0
-    average: float = 0.0
-    refine: int = 10
-    lrs: Any = None  # step sizes by variable; a plain {name: number}
-    optimizer: Any = None
-    schedule: Any = None
+    lr: float = number(0.1, POSITIVE)
+    iterations: int = number(300, COUNT)
+    tolerance: float = number(0.0, NOT_NEGATIVE)
+    average: float = number(0.0, DECAY)
+    refine: int = number(10, NUMBER_OF)
+    decode: bool = False
+    lrs: Any = field(
+        default=None, metadata={"hint": LRS}
+    )  # step sizes by variable; a plain {name: number}
+    optimizer: Any = field(default=None, metadata=NODE)
+    schedule: Any = field(default=None, metadata=NODE)
 
 
 @dataclass
@@ -90,21 +143,24 @@ class EvidenceConfig:
 
     initial: str | None = None
     final: str | None = None
+    part: str | None = None  # where in the files the weights lie, where several parts fit
     folder: str | None = None  # one that an earlier run wrote
-    shape: list[int] | None = None
-    classes: int | None = None
-    n: int | None = None  # unknown
-    mean: list[float] = field(default_factory=lambda: [0.0])
-    std: list[float] = field(default_factory=lambda: [1.0])
+    shape: list[int] | None = field(default=None, metadata={"hint": SHAPE})
+    classes: int | None = number(None, CLASSES)
+    n: int | None = number(None, DUMMIES)  # unknown
+    mean: list[float] = field(default_factory=lambda: [0.0], metadata={"hint": MEANS})
+    std: list[float] = field(default_factory=lambda: [1.0], metadata={"hint": DEVIATIONS})
 
 
 @dataclass
 class IntervalsConfig:
     """How often a run reports and saves itself. None of these changes a result."""
 
-    log: float = 10.0  # seconds
-    checkpoint: float = 20.0  # seconds
-    snapshots: int = 16  # images kept for the curve and the filmstrip, over the whole run
+    log: float = number(10.0, NOT_NEGATIVE)  # seconds
+    checkpoint: float = number(20.0, NOT_NEGATIVE)  # seconds
+    snapshots: int = number(
+        16, NUMBER_OF
+    )  # images kept for the curve and the filmstrip, over the whole run
 
 
 @dataclass
@@ -113,18 +169,18 @@ class Config:
 
     task: str = "run"
     name: str = MISSING
-    seed: int = 0
+    seed: int = number(0, SEED)
     device: str = "auto"
-    backend: str = "native"
-    precision: str = "ieee"
+    backend: str = limited("native", Literal["native", "torchopt", "higher"])
+    precision: str = limited("ieee", Literal["ieee", "tf32"])
     dry_run: bool = False
     distance: str = "cosine"
-    data: Any = None
-    model: Any = None
-    inner: Any = None
-    attack: Any = None
-    adjoint: Any = None
-    gradient: Any = None
+    data: Any = field(default=None, metadata=NODE)
+    model: Any = field(default=None, metadata=NODE)
+    inner: Any = field(default=None, metadata=NODE)
+    attack: Any = field(default=None, metadata=NODE)
+    adjoint: Any = field(default=None, metadata=NODE)
+    gradient: Any = field(default=None, metadata=NODE)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     victim: VictimConfig = field(default_factory=VictimConfig)
     dummy: DummyConfig = field(default_factory=DummyConfig)
@@ -133,16 +189,7 @@ class Config:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     cache: str = "~/.cache/simudy"
-    memory: float | None = None
-
-
-CHOICES = {
-    "precision": ("ieee", "tf32"),
-    "backend": ("native", "torchopt", "higher"),
-    "victim.mode": ("eval", "train"),
-    "dummy.images": ("pixels", "frequencies", "span"),
-}
-POSITIVE = ("recipe.epochs", "outer.iterations", "victim.pretrain.batch_size")
+    memory: float | None = number(None, POSITIVE)
 
 
 def register() -> None:
@@ -165,12 +212,8 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         SimudyError: a value is not among its choices, or a mandatory one is missing.
     """
     cfg = resolve_targets(cfg, overrides)
-    for key, allowed in CHOICES.items():
-        if (value := OmegaConf.select(cfg, key)) not in allowed:
-            raise SimudyError(f"{key}={value}: choose from {', '.join(map(str, allowed))}")
-    for key in POSITIVE:
-        if (value := OmegaConf.select(cfg, key)) < 1:
-            raise SimudyError(f"{key}={value}: give 1 or more")
+    refuse_unknown(cfg, OmegaConf.structured(Config))
+    check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
     missing = sorted(
         key for key in OmegaConf.missing_keys(cfg) if not (given and key.startswith("data."))
@@ -178,6 +221,36 @@ def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     if missing:
         raise SimudyError(f"{missing[0]} is not set: add {missing[0]}=… to the command")
     return cfg
+
+
+def check_typed(cfg: DictConfig, schema: type, where: str = "") -> None:
+    """Every setting that is typed here, against its type and its limits.
+
+    Raises:
+        SimudyError: one does not fit.
+    """
+    for known, hint in settings_of(schema).items():
+        if known not in cfg:
+            raise SimudyError(f"{where}{known} was taken away: leave ~{where}{known} out")
+        if OmegaConf.is_missing(cfg, known):
+            continue
+        value = cfg[known]
+        if dataclasses.is_dataclass(hint):
+            check_typed(value, hint, f"{where}{known}.")  # type: ignore[arg-type]
+            continue
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        if wrong := misfit(plain, hint, f"{where}{known}"):
+            raise SimudyError(wrong)
+
+
+def settings_of(schema: type) -> dict[str, Any]:
+    """The settings that a class of this file holds, and what each may be."""
+    types, found = typing.get_type_hints(schema), {}
+    for known in dataclasses.fields(schema):
+        hint = known.metadata.get("hint", types[known.name])
+        limits = known.metadata.get("limits")
+        found[known.name] = hint if limits is None else Annotated[hint, limits]
+    return found
 
 
 def resolve_targets(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

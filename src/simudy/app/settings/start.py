@@ -15,6 +15,7 @@ from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.consensus import consensus
 from simudy.attack.evidence import Evidence
 from simudy.errors import SimudyError
+from simudy.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def _found(cfg: DictConfig, folders: list[Any]) -> tuple[Tensor, Tensor]:
             f"dummy.start={folders}: give natural, the folder of a run or of a sweep, or a list of "
             "such"
         )
-    files = [file for folder in folders for file in _reconstructions(Path(folder).expanduser())]
+    files = [file for folder in folders for file in _reconstructions(user_path(folder))]
     runs = [reconstruction.read(file)[0] for file in files]
     images, labels = consensus([run["images"] for run in runs], [run["labels"] for run in runs])
     kind = "learned" if labels.is_floating_point() else "balanced"

@@ -7,9 +7,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-from simudy.files import write_atomically
+from simudy.errors import SimudyError
+from simudy.files import read_text, write_atomically
 
 COLUMNS: list[str] = ["iteration", "objective", "distance", "seconds", "ssim_paper"]
+REMEDY = "run task=reconstruct there, after removing it if it is damaged"
 
 
 def save(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -22,6 +24,28 @@ def save(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """The rows as text."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows as text.
+
+    Raises:
+        SimudyError: the file is missing, or is no table of these columns with a number in each.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path, REMEDY), newline=""))
+        if reader.fieldnames != COLUMNS:
+            raise SimudyError(f"{path} is damaged (other columns): {REMEDY}")
+        rows = list(reader)
+        for row in rows:
+            _require_numbers(row)
+    except (csv.Error, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, SimudyError):
+            raise
+        raise SimudyError(f"{path} is damaged (line {reader.line_num}): {REMEDY}") from error
+    return rows
+
+
+def _require_numbers(row: dict[str, Any]) -> None:
+    if row.keys() != set(COLUMNS):  # more cells than columns
+        raise ValueError("cells")
+    int(row["iteration"])
+    for name in COLUMNS[1:]:
+        float(row[name] or "nan")

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
-from simudy.files import write_atomically
+from simudy.files import without_infinities, write_atomically
+from simudy.plain import misfit
+from simudy.ranges import COUNT
+from simudy.tensors import read_tensors
+
+REMEDY = "run task=reconstruct there, after removing it if it is damaged"
+
+
+class Facts(TypedDict):
+    """What stands in the file's head, as far as it is relied upon."""
+
+    status: str
+    n: Annotated[int, COUNT]
 
 
 def write(path: Path, found: Reconstruction, facts: dict[str, Any]) -> None:
@@ -21,7 +32,7 @@ def write(path: Path, found: Reconstruction, facts: dict[str, Any]) -> None:
     learned = {f"learned.{name}": torch.tensor(value) for name, value in found.learned.items()}
     tensors = {"images": found.images, "labels": found.labels, **learned}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, metadata={"facts": json.dumps(facts)}))
+    write_atomically(path, save(plain, metadata={"facts": json.dumps(without_infinities(facts))}))
 
 
 def read(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -30,13 +41,21 @@ def read(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[st
     Raises:
         SimudyError: the file is missing or damaged.
     """
-    if not path.exists():
-        raise SimudyError(f"no {path.name} in {path.parent}: run task=reconstruct there first")
-    try:
-        with safe_open(path, "pt", device=device) as file:
-            names = {"images", "labels", *file.keys()}
-            return {name: file.get_tensor(name) for name in names}, json.loads(
-                file.metadata()["facts"]
-            )
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise SimudyError(f"{path} is damaged: remove it and run task=reconstruct again") from error
+    tensors, facts = read_tensors(path, REMEDY, names=("images", "labels"), device=device)
+    wrong = misfit(facts, Facts, "its facts") or _misshapen(**tensors)
+    if wrong:
+        raise SimudyError(f"{path} is damaged ({wrong}): {REMEDY}")
+    return tensors, facts
+
+
+def _misshapen(images: Tensor, labels: Tensor, **learned: Tensor) -> str | None:
+    if images.ndim != 4 or not images.is_floating_point() or not images.numel():
+        return f"its images are {images.dtype} {tuple(images.shape)}"
+    if not bool(torch.isfinite(images).all()):
+        return "its images hold NaN or infinity"
+    one_each = labels.ndim == (2 if labels.is_floating_point() else 1)
+    whole = labels.dtype == torch.int64 or labels.is_floating_point()
+    if len(labels) != len(images) or not one_each or not whole:
+        return f"its labels are {labels.dtype} {tuple(labels.shape)}"
+    odd = [name for name, value in learned.items() if value.numel() != 1 or not value.item() > 0]
+    return f"its {odd[0]} is no positive number" if odd else None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
 
 from simudy.app.settings.fingerprint import VICTIM, digest, relevant
+from simudy.app.store.settings_file import read_raw, read_settings
 from simudy.errors import SimudyError
-from simudy.files import write_atomically
+from simudy.files import read_json, write_atomically
+from simudy.ranges import MEASURED
 
 FINISHED = ("converged", "finished", "diverged")
 
@@ -39,47 +40,63 @@ class RunDirectory:
             SimudyError: it holds another run.
         """
         if self.config.exists():
-            old, new = relevant(self.settings()), relevant(cfg)
+            old, new = relevant(read_raw(self.config)), relevant(cfg)
             if self.checkpoint.exists() or self.reconstruction.exists() or self.result.exists():
                 _require_same(old, new, self.root)
             elif self.evidence.exists() and cfg.task != "reconstruct":
                 _require_same(_of_victim(old), _of_victim(new), self.root)
-        write_atomically(self.config, OmegaConf.to_yaml(cfg).encode())
+        write_atomically(self.config, OmegaConf.to_yaml(cfg, resolve=True).encode())
 
-    def settings(self) -> DictConfig:
-        """The configuration the directory belongs to."""
-        if not self.config.exists():
-            raise SimudyError(
-                f"no config.yaml in {self.root}: set hydra.run.dir to the directory of an earlier "
-                "run"
-            )
-        return OmegaConf.load(self.config)  # type: ignore[return-value]
+    def settings(self, call: DictConfig) -> DictConfig:
+        """The configuration the directory belongs to, for a task that goes by it.
+
+        Args:
+            call: the settings of this very call, which vouch for classes that are not ours.
+
+        Raises:
+            SimudyError: it is missing or damaged, or names what nobody vouches for.
+        """
+        return read_settings(self.config, call)
 
     def finished(self) -> dict[str, Any] | None:
-        """The result, if the run has come to its end."""
-        result = read_json(self.result) if self.result.exists() else {}
+        """The result, if the run has come to its end.
+
+        Raises:
+            SimudyError: it is damaged.
+        """
+        result = read_result(self.result) if self.result.exists() else {}
         return result if result.get("status") in FINISHED else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A json file.
+Figure = Annotated[float | None, MEASURED]
+
+
+class _Required(TypedDict):
+    status: str
+
+
+class Result(_Required, total=False):
+    """``result.json``, as far as it is relied upon."""
+
+    ssim_paper: Figure
+    ssim: Figure
+    psnr: Figure
+    mse: Figure
+    recovered: Figure
+    m_lin: Figure
+    distance: Figure
+    objective: Figure
+    floor: dict[str, Figure] | None
+    n: int | None
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A run's result.
 
     Raises:
-        SimudyError: it is missing or damaged.
+        SimudyError: it is damaged.
     """
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise SimudyError(
-            f"no {path.name} in {path.parent}: give a folder that an earlier run wrote"
-        ) from error
-    except ValueError as error:
-        raise SimudyError(f"{path} is damaged: remove its folder and run again") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    return read_json(path, Result, f"remove it, or {path.parent} to run again")
 
 
 def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:

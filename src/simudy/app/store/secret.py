@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypedDict
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save
 from torch import Tensor
 
-from simudy.app.store.run_directory import read_json, write_json
+from simudy.errors import SimudyError
+from simudy.files import read_json, write_atomically, write_json
+from simudy.ranges import POSITIVE, Length
+from simudy.tensors import read_tensors
 from simudy.victim.data import ImageSet, Normalisation
+
+PARTS = ("victim", "heldout")
+REMEDY = "remove its folder and run again"
+
+
+class Facts(TypedDict):
+    """``secret.json``."""
+
+    classes: Annotated[list[str], Length(1)]
+    mean: Annotated[list[float], Length(1)]
+    std: Annotated[list[Annotated[float, POSITIVE]], Length(1)]
 
 
 @dataclass(frozen=True)
@@ -22,8 +38,7 @@ class Secret:
 
     def save(self, folder: Path) -> None:
         """Write ``images.safetensors`` and ``secret.json``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors(), folder / "images.safetensors")
+        write_atomically(folder / "images.safetensors", save(self._tensors()))
         facts = {
             "classes": self.victim.classes,
             "mean": self.normalisation.mean,
@@ -33,14 +48,17 @@ class Secret:
 
     @classmethod
     def load(cls, folder: Path) -> Secret | None:
-        """Read what ``save`` wrote; None where there is no secret, as in an audit."""
+        """Read what ``save`` wrote; None where there is no secret, as in an audit.
+
+        Raises:
+            SimudyError: it is damaged.
+        """
         if not (folder / "secret.json").exists():
             return None
-        facts, tensors = read_json(folder / "secret.json"), load_file(folder / "images.safetensors")
-        victim, heldout = (
-            ImageSet(tensors[f"{part}_images"], tensors[f"{part}_labels"], tuple(facts["classes"]))
-            for part in ("victim", "heldout")
-        )
+        facts = read_json(folder / "secret.json", Facts, REMEDY)
+        names = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
+        tensors, _ = read_tensors(folder / "images.safetensors", REMEDY, names=names)
+        victim, heldout = (_image_set(tensors, part, facts, folder) for part in PARTS)
         return cls(victim, heldout, Normalisation(tuple(facts["mean"]), tuple(facts["std"])))
 
     def normalised(self) -> tuple[Tensor, Tensor]:
@@ -53,3 +71,19 @@ class Secret:
         parts = {"victim": self.victim, "heldout": self.heldout}
         images = {f"{name}_images": part.images.contiguous() for name, part in parts.items()}
         return images | {f"{name}_labels": part.labels.contiguous() for name, part in parts.items()}
+
+
+def _image_set(tensors: dict[str, Tensor], part: str, facts: Facts, folder: Path) -> ImageSet:
+    images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
+    fits = (
+        images.ndim == 4
+        and images.dtype == torch.float32
+        and labels.dtype == torch.int64
+        and labels.shape == images.shape[:1]
+        and {len(facts["mean"]), len(facts["std"])} <= {1, images.shape[1]}
+        and bool(((images >= 0) & (images <= 1)).all())
+        and bool(((labels >= 0) & (labels < len(facts["classes"]))).all())
+    )
+    if not fits or (part == "victim" and not len(images)):
+        raise SimudyError(f"{folder} is damaged ({part} images and labels do not fit): {REMEDY}")
+    return ImageSet(images, labels, tuple(facts["classes"]))

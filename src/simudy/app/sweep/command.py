@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simudy.analysis.sweep import save_index, save_plot, without_yardsticks
+from simudy.app import streams
+from simudy.app.complaint import debugging, one_line
+from simudy.app.signals import INTERRUPTED
 from simudy.app.sweep.jobs import Job, never_begun, read_jobs, swept_keys, table
-from simudy.errors import SimudyError
-from simudy.files import write_atomically
+from simudy.files import private_files, user_path, write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,11 +24,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "directory", type=Path, help="of a sweep: what simudy -m printed, or hydra.sweep.dir"
     )
+    streams.make_streams_safe()
+    directory = parser.parse_args(argv).directory
     try:
-        for line in summarise(parser.parse_args(argv).directory):
-            print(line)
-    except SimudyError as error:
-        print(f"simudy-sweep: error: {error}", file=sys.stderr)
+        with private_files():
+            for line in summarise(user_path(directory)):
+                print(line)
+        unsaid = streams.flush()
+    except BrokenPipeError:  # whoever read has had enough
+        streams.flush()
+        return
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debugging():
+            raise
+        unsaid = error
+    if unsaid is not None:
+        streams.say(f"simudy-sweep: error: {one_line(unsaid)}")
         sys.exit(2)
 
 

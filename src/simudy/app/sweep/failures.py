@@ -15,12 +15,16 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from simudy.files import write_atomically
+from simudy.app.signals import only_launching
+from simudy.app.sweep.restart import begin_round, is_alone
+from simudy.errors import SimudyError
+from simudy.files import read_text, write_atomically
 
 log = logging.getLogger(__name__)
 
 FAILED = "failed.txt"
 _found: list[str] = []
+_began: list[float] = []  # when the sweep did
 
 
 class Failures(Callback):
@@ -29,15 +33,18 @@ class Failures(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.began = time.time()
+        if not begin_round(Path(config.hydra.sweep.dir)):
+            _began[:] = [time.time()]
         _found.clear()
+        launcher = str(config.hydra.launcher.get("_target_", ""))
+        only_launching(not launcher.endswith("BasicLauncher"))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if is_alone():  # one job of a launch that is taken up again
+            return
         notes = sorted(Path(config.hydra.sweep.dir).glob(f"*/{FAILED}"))
         _found.extend(
-            f"{note.parent}: {note.read_text()}"
-            for note in notes
-            if note.stat().st_mtime >= self.began
+            f"{note.parent}: {reason(note)}" for note in notes if note.stat().st_mtime >= _began[0]
         )
         for line in _found:
             log.error("failed: %s", line)
@@ -49,6 +56,14 @@ def failures() -> list[str]:
     found = list(_found)
     _found.clear()
     return found
+
+
+def reason(note: Path) -> str:
+    """What ``save_failure`` wrote, as far as it can be read."""
+    try:
+        return " ".join(read_text(note, "remove it").split())[:500]
+    except SimudyError as error:
+        return str(error)
 
 
 def save_failure(root: Path, reason: str) -> None:

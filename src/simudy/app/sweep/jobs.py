@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
-
-from simudy.app.store.run_directory import FINISHED, RunDirectory, read_json
-from simudy.app.sweep.failures import FAILED
+from simudy.app.store.run_directory import FINISHED, RunDirectory, read_result
+from simudy.app.store.settings_file import read_yaml
+from simudy.app.sweep import grid
+from simudy.app.sweep.failures import FAILED, reason
 from simudy.errors import SimudyError
+from simudy.plain import fits, misfit
 
 SCORES = ("ssim_paper", "ssim", "psnr", "mse", "recovered", "m_lin", "rank")
 COSTS = ("distance", "objective", "iterations", "seconds", "peak_memory_mb")
@@ -63,7 +62,9 @@ def swept_keys(jobs: list[Job]) -> list[str]:
 def never_begun(sweep: Path, jobs: list[Job]) -> list[dict[str, str]]:
     """Settings of the grid, as it was last launched, that have no directory yet."""
     begun = [job.settings for job in jobs]
-    return [settings for settings in _grid(sweep / "multirun.yaml") if settings not in begun]
+    seen = {tuple(sorted(settings.items())) for settings in begun}
+    asked = _grid(sweep / "multirun.yaml")
+    return [settings for settings in asked if tuple(sorted(settings.items())) not in seen]
 
 
 def table(jobs: list[Job], keys: list[str]) -> str:
@@ -93,31 +94,57 @@ def table(jobs: list[Job], keys: list[str]) -> str:
 
 def _job(root: Path) -> Job:
     folder, failed = RunDirectory(root), root / FAILED
-    overrides = OmegaConf.to_container(OmegaConf.load(root / ".hydra" / "overrides.yaml"))
-    settings = _assignments(overrides)  # type: ignore[arg-type]
+    try:
+        settings = _assignments(_overrides(root / ".hydra" / "overrides.yaml"))
+    except SimudyError as error:
+        return Job(root, {}, "failed", str(error), {})
     if failed.exists():
-        return Job(root, settings, "failed", failed.read_text().strip(), {})
-    result = read_json(folder.result) if folder.result.exists() else {}
+        return Job(root, settings, "failed", reason(failed), {})
+    try:
+        result = read_result(folder.result) if folder.result.exists() else {}
+    except SimudyError as error:
+        return Job(root, settings, "failed", str(error), {})
     status = result.get("status")
     return Job(root, settings, status if status in FINISHED else "unfinished", "", result)
+
+
+def _overrides(path: Path) -> list[str]:
+    said = read_yaml(path, "remove its folder and run again")
+    if not fits(said, list[str]):
+        raise SimudyError(f"{path} is damaged: remove its folder and run again")
+    return said
 
 
 def _grid(multirun: Path) -> Iterator[dict[str, str]]:
     """All combinations that a launch asked for; none where another sweeper than Hydra's own chose
     them.
+
+    Raises:
+        SimudyError: the file is damaged, or there are more than anyone can read.
     """
-    cfg = OmegaConf.load(multirun) if multirun.exists() else OmegaConf.create()
-    if not str(OmegaConf.select(cfg, "hydra.sweeper._target_")).endswith("BasicSweeper"):
+    cfg = read_yaml(multirun, "remove it") if multirun.exists() else {}
+    if wrong := misfit(cfg, dict[str, Any], ""):
+        raise SimudyError(f"{multirun} is damaged ({wrong.lstrip('=')}): remove it")
+    asked, sweeper = _inner(cfg, "hydra"), _inner(cfg, "hydra", "sweeper")
+    if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
         return
-    params = OmegaConf.select(cfg, "hydra.sweeper.params") or {}
-    words = [f"{key}={value}" for key, value in params.items()] + list(cfg.hydra.overrides.task)
-    (combinations,) = BasicSweeper.split_arguments(
-        OverridesParser.create().parse_overrides(words), None
-    )
-    for combination in combinations:
+    task = _inner(asked, "overrides").get("task")
+    words = [f"{key}={value}" for key, value in _inner(sweeper, "params").items()]
+    words += [str(word) for word in task] if isinstance(task, list) else []
+    if grid.count(words) > grid.MOST:
+        raise SimudyError(f"{multirun} asks for more than {grid.MOST:,} jobs: remove it to go on")
+    for combination in grid.combinations(words):
         yield _assignments(combination)
 
 
-def _assignments(overrides: Any) -> dict[str, str]:
+def _inner(node: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """A mapping within mappings; empty where there is none."""
+    for key in keys:
+        found = node.get(key)
+        node = found if isinstance(found, dict) else {}
+    return node
+
+
+def _assignments(overrides: Iterable[Any]) -> dict[str, str]:
     pairs = (str(word).partition("=") for word in overrides)
     return {key.lstrip("+"): value for key, _, value in pairs}

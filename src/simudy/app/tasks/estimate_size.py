@@ -16,13 +16,14 @@ from torch import Tensor
 from simudy.analysis.score import paper_pairing, paper_ssim
 from simudy.app.settings import factories
 from simudy.app.store import reconstruction
-from simudy.app.store.run_directory import RunDirectory, write_json
+from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.app.tasks import prepare
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.simudy import SimudyProblem
 from simudy.attack.size import contributions, keep_top, matched_table, rank_estimate
 from simudy.errors import SimudyError
+from simudy.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def size(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
             "task": "size",
             "dummy": {"start": None},
         }  # where the dummies began does not matter any more
-        cfg = OmegaConf.merge(folder.settings(), found_here)  # type: ignore[assignment]
+        cfg = OmegaConf.merge(folder.settings(cfg), found_here)  # type: ignore[assignment]
     else:
         folder.claim(cfg)
     device = factories.device(cfg.device)

@@ -16,8 +16,9 @@ from simudy.analysis.gallery import save_gallery
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
 from simudy.app.store import checkpoint, history, reconstruction
-from simudy.app.store.run_directory import RunDirectory, read_json, write_json
+from simudy.app.store.run_directory import RunDirectory, read_result
 from simudy.app.store.secret import Secret
+from simudy.files import write_json
 from simudy.victim.data import Normalisation
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ def finish(
     """Score, draw and write ``result.json`` last: where it is, everything is."""
     tensors, facts = reconstruction.read(folder.reconstruction)
     images = tensors["images"]
-    scored = _score(images, secret, cfg.seed) if secret else None
+    found = facts["objective"] is not None  # else they are the dummies as they began
+    scored = _score(images, secret, cfg.seed) if secret and found else None
     result = {"status": facts.pop("status"), **_figures(scored), **facts}
     _draw(cfg, images, secret, normalisation, scored, result, folder)
     write_json(folder.result, result)
@@ -62,7 +64,7 @@ def _draw(
     folder: RunDirectory,
 ) -> None:
     truth = secret.normalised()[0] if secret else None
-    snapshots: dict[int, Tensor] = (checkpoint.load(folder.checkpoint) or {}).get("snapshots", {})
+    snapshots: dict[int, Tensor] = _snapshots(folder)
     title = f"{cfg.name}: {result['n']} images"
     save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
     save_report(
@@ -76,6 +78,14 @@ def _draw(
         normalisation=normalisation,
         score=scored,
     )
+
+
+def _snapshots(folder: RunDirectory) -> dict[int, Tensor]:
+    """Those of the search, where they can still be read."""
+    try:
+        return checkpoint.snapshots(checkpoint.load(folder.checkpoint) or {"snapshots": {}})
+    except TypeError:
+        return {}
 
 
 def _curve(
@@ -100,17 +110,18 @@ def _best(scored: Score | None, count: int) -> list[int]:
 
 
 def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
-    if result["ssim_paper"] is not None:
+    if result.get("ssim_paper") is not None:
         floor = max(
-            (value for value in result["floor"].values() if value is not None), default=math.nan
+            (value for value in (result.get("floor") or {}).values() if value is not None),
+            default=math.nan,
         )
         words = "ssim_paper %.4f (highest floor %.4f), ssim %.4f, psnr %.1f dB, %.0f %% recovered"
         shown = (
             result["ssim_paper"],
             floor,
-            result["ssim"] or 0.0,
-            result["psnr"] or 0.0,
-            100 * result["recovered"],
+            result.get("ssim") or 0.0,
+            result.get("psnr") or 0.0,
+            100 * (result.get("recovered") or 0.0),
         )
         log.info(words, *shown)
     log.info("gallery: %s", folder.gallery)
@@ -119,7 +130,7 @@ def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
 
 def announce_finished(folder: RunDirectory) -> dict[str, Any]:
     """Say that there is nothing left to do."""
-    result = read_json(folder.result)
+    result = read_result(folder.result)
     log.info("already %s, nothing to do: remove %s to run again", result["status"], folder.root)
     _announce(result, folder)
     return result

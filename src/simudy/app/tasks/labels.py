@@ -38,6 +38,7 @@ def resolve_labels(said: Any, secret: Secret | None) -> str | Tensor:
 
 
 def _given(labels: list[Any]) -> Tensor:
-    if not all(isinstance(label, int) for label in labels):
-        raise SimudyError(f"dummy.labels={labels}: give class numbers, counted from 0")
-    return torch.tensor(labels, dtype=torch.int64)
+    if labels and all(type(label) in (int, float) for label in labels):
+        real = any(isinstance(label, float) for label in labels)  # of a regression
+        return torch.tensor(labels, dtype=torch.float64 if real else torch.int64)
+    raise SimudyError(f"dummy.labels={labels}: give class numbers, counted from 0")

@@ -12,9 +12,10 @@ from simudy.app.settings import factories
 from simudy.app.settings.factories import recipe
 from simudy.app.settings.fingerprint import config_hash
 from simudy.app.settings.instantiate import build
-from simudy.app.store.run_directory import RunDirectory, write_json
+from simudy.app.store.run_directory import RunDirectory
 from simudy.app.tasks.prepare import build_victim
 from simudy.errors import SimudyError
+from simudy.files import write_json
 
 log = logging.getLogger(__name__)
 

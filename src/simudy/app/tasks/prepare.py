@@ -4,6 +4,7 @@ person's files.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -16,13 +17,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from simudy.app.settings.factories import recipe
+from simudy.app.settings.check import locate
+from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
-from simudy.app.settings.instantiate import build, build_partial, drop_nulls
-from simudy.app.store.run_directory import RunDirectory, read_json
+from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
-from simudy.attack.evidence import Evidence, evidence_from_weights, load_weights
+from simudy.attack.evidence import Evidence, evidence_from_weights
+from simudy.attack.facts import read_facts
+from simudy.attack.weights import load_weights
 from simudy.errors import SimudyError
+from simudy.files import user_path
 from simudy.victim.data import Splits
 from simudy.victim.pretrain import Pretraining, pretrain
 from simudy.victim.train import train
@@ -37,7 +42,7 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
         SimudyError: settings or files do not fit each other.
     """
     if cfg.evidence.folder:
-        return read(cfg, Path(cfg.evidence.folder).expanduser())
+        return read(cfg, user_path(cfg.evidence.folder))
     if not folder.evidence.exists() and cfg.task in ("run", "victim", "size"):
         _write(cfg, folder, device)
     return read(cfg, folder.evidence)
@@ -45,15 +50,18 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
 
 def load_secret(cfg: DictConfig, folder: RunDirectory) -> Secret | None:
     """The secret that belongs to the evidence, if there is one."""
-    beside = Path(cfg.evidence.folder).expanduser().parent if cfg.evidence.folder else folder.root
+    beside = user_path(cfg.evidence.folder).parent if cfg.evidence.folder else folder.root
     return Secret.load(RunDirectory(beside).secret)
 
 
 def read(cfg: DictConfig, folder: Path) -> Evidence:
     """Evidence as an earlier stage wrote it."""
-    facts = read_json(folder / "evidence.json")
+    facts = read_facts(folder)
     module = build(cfg.model, "model", shape=facts["shape"], classes=facts["classes"])
-    return Evidence.load(folder, module.train(cfg.victim.mode == "train"))
+    locate(
+        fields_of(cfg.inner, "inner")["_target_"], "inner"
+    )  # a rule of one's own, which the file may name then
+    return Evidence.load(folder, module)
 
 
 def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
@@ -79,7 +87,8 @@ def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evide
     """Train the victim by the recipe, after pretraining if asked to."""
     victim, normalisation, run = splits.victim, splits.normalisation, recipe(cfg)
     images, labels = normalisation.normalise(victim.images).to(device), victim.labels.to(device)
-    model, final = train(build_victim(cfg, splits, device), images, labels, run)
+    module = build_victim(cfg, splits, device)
+    model, final = train(module, images, labels, run, loss=loss(cfg))
     log.info("victim: trained on %d images for %d steps", len(victim), run.steps(len(victim)))
     facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
     return Evidence(
@@ -105,17 +114,13 @@ def load_files(cfg: DictConfig) -> Evidence:
             "evidence.initial and evidence.final come together: give weights of before and after"
         )
     shape, classes = _said(cfg, "shape"), _said(cfg, "classes")
-    module = build(cfg.model, "model", shape=shape, classes=classes).train(
-        cfg.victim.mode == "train"
+    module = build(cfg.model, "model", shape=shape, classes=classes)
+    facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
+    weights = (load_weights(user_path(path)) for path in (said.initial, said.final))
+    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
+    return evidence_from_weights(
+        module, *weights, recipe=recipe(cfg), loss=loss(cfg), **told, **facts
     )
-    facts = {
-        "shape": tuple(shape),
-        "classes": classes,
-        "n": said.n,
-        **_normalisation(said, shape[0]),
-    }
-    weights = (load_weights(Path(path).expanduser()) for path in (said.initial, said.final))
-    return evidence_from_weights(module, *weights, recipe=recipe(cfg), **facts)
 
 
 def _said(cfg: DictConfig, name: str) -> Any:
@@ -144,7 +149,26 @@ def _normalisation(said: DictConfig, channels: int) -> dict[str, tuple[float, ..
 def _new_module(cfg: DictConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        return build(cfg.model, "model", shape=shape, classes=classes)
+        module = build(cfg.model, "model", shape=shape, classes=classes)
+        _require_fit(module, shape, classes)
+    return module
+
+
+def _require_fit(module: Any, shape: tuple[int, ...], classes: int) -> None:
+    """Whether a model takes the images and tells the classes apart."""
+    if not isinstance(module, nn.Module):
+        raise SimudyError(f"model makes a {type(module).__name__}: set model._target_ to a network")
+    try:
+        with torch.no_grad():
+            logits = copy.deepcopy(module).eval()(torch.zeros(2, *shape))
+    except Exception as error:  # a network of one's own raises what it likes
+        reason = " ".join(str(error).split())[:200]
+        raise SimudyError(
+            f"the model does not take images of {tuple(shape)} ({reason}): set model.shape and its "
+            "other sizes, or data.size"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or len(logits) != 2 or logits.shape[-1] < classes:
+        raise SimudyError(f"the model does not tell {classes} classes apart: set model.classes")
 
 
 def _pretrain(cfg: DictConfig, module: nn.Module, splits: Splits, device: torch.device) -> None:
@@ -171,7 +195,7 @@ def _cache(cfg: DictConfig) -> Path:
     source = {k: v for k, v in _plain(cfg.data).items() if k not in _VICTIMS_OWN}
     how = {k: v for k, v in _plain(cfg.victim.pretrain).items() if k != "new_head"}
     key = digest([source, _plain(cfg.model), how, cfg.seed, torch.__version__])
-    return Path(cfg.cache).expanduser() / "pretrained" / f"{key}.safetensors"
+    return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
 
 
 _VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")

@@ -21,12 +21,13 @@ from simudy.app.settings import factories
 from simudy.app.settings.fingerprint import config_hash
 from simudy.app.store import history, reconstruction
 from simudy.app.store.run_directory import RunDirectory
+from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.search import Reconstruction, Search
+from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,10 @@ def attack(
     evidence = evidence.to(device)
     _, problem = _build_problem(cfg, evidence, labels, device)
     set_precision(cfg.precision, problem)
-    search = Search(problem, factories.outer(cfg))
+    search = factories.new_search(cfg, problem)
     watch = Watch(folder.checkpoint, cfg.intervals, search.outer.iterations)
-    if (resume := watch.resume()) is not None:
-        search.load_state_dict(resume)
+    if not watch.resume(search):  # it may be half loaded
+        search = factories.new_search(cfg, problem)
     with watch.at_work():
         found = search.run(on_step=watch)
     watch.save()
@@ -55,7 +56,9 @@ def attack(
         "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
     )
     history.save(folder.history, found.history)
-    reconstruction.write(folder.reconstruction, found, _facts(cfg, found, evidence, device))
+    found, certified = decode(found, evidence) if cfg.outer.decode else (found, {})
+    facts = {**_facts(cfg, found, evidence, device), **certified}
+    reconstruction.write(folder.reconstruction, found, facts)
 
 
 def take_one_step(
@@ -68,7 +71,7 @@ def take_one_step(
     if method.recipe is not None:
         one_epoch = dataclasses.replace(method.recipe, epochs=1, schedule=None)
         method = dataclasses.replace(method, recipe=one_epoch)
-    search = Search(method.problem(evidence, seed=cfg.seed), factories.outer(cfg))
+    search = factories.new_search(cfg, method.problem(evidence, seed=cfg.seed))
     search.step()
     log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
 
@@ -84,6 +87,8 @@ def _build_problem(
     if fits is not method:
         problem = fits.problem(evidence, seed=cfg.seed)
     log.info(overview(evidence, problem, fits, device=device))
+    for finding in evidence.notes.get("findings", ()):
+        log.info("from the files: %s", finding)
     return fits, problem
 
 

@@ -82,7 +82,7 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     from simudy.app.tasks import prepare
     from simudy.app.tasks.finish import finish
 
-    cfg = OmegaConf.merge(folder.settings(), {"task": "score"})  # type: ignore[assignment]
+    cfg = OmegaConf.merge(folder.settings(cfg), {"task": "score"})  # type: ignore[assignment]
     held = prepare.prepare_evidence(cfg, folder, factories.device("cpu"))
     return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
 
@@ -96,13 +96,14 @@ def dry_run(cfg: DictConfig) -> None:
     from simudy.app.tasks.reconstruct import take_one_step
 
     device = factories.device(cfg.device)
-    one_epoch = {"task": "run", "recipe": {"epochs": 1}, "victim": {"pretrain": {"epochs": 0}}}
-    short: Any = OmegaConf.merge(cfg, one_epoch)
+    given = cfg.evidence.initial or cfg.evidence.folder
+    one_epoch = {"recipe": {"epochs": 1}, "victim": {"pretrain": {"epochs": 0}}}
+    short: Any = OmegaConf.merge(cfg, {"task": "run"}, {} if given else one_epoch)
     with tempfile.TemporaryDirectory() as root:
         folder = RunDirectory(Path(root))
         held = prepare.prepare_evidence(short, folder, device)
         secret = prepare.load_secret(short, folder)
-    if not cfg.evidence.folder:
+    if not given:
         held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run
     labels = resolve_labels(cfg.dummy.labels, secret)
     take_one_step(cfg, held, labels=labels, device=device)

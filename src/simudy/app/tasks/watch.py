@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from simudy.app.signals import signals_to
+from simudy import stopping
 from simudy.app.store import checkpoint
 from simudy.attack.search import Search
 
@@ -35,29 +34,34 @@ class Watch:
         self.path, self.intervals, self.iterations = path, intervals, iterations
         self.moments = set(moments(iterations, intervals.snapshots))
         self.snapshots: dict[int, Tensor] = {}
-        self.stop_asked = False
         self.saved = self.logged = time.monotonic()
         self.bar: tqdm | None = None
         self.search: Search | None = None
 
-    def resume(self) -> dict[str, Any] | None:
-        """Where the search was left, for ``reconstruct(resume=…)``."""
+    def resume(self, search: Search) -> bool:
+        """Bring ``search`` to where it was left. False: it was not, or by another version of
+        simudy, whose checkpoint is kept; then ``search`` is not to be used.
+        """
         state = checkpoint.load(self.path)
         if state is None:
-            return None
-        self.snapshots = state["snapshots"]
-        log.info("going on from iteration %d", state["search"]["iteration"])
-        return state["search"]
+            return False
+        try:
+            search.load_state_dict(state["search"])
+            self.snapshots = checkpoint.snapshots(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+            checkpoint.set_aside(self.path)
+            return False
+        log.info("going on from iteration %d", search.iteration)
+        return True
 
     def __call__(self, search: Search) -> None:
         self.search, now = search, time.monotonic()
         if search.iteration in self.moments:
             self.snapshots[search.iteration] = search.problem.images().detach().cpu().clone()
         self._report(search, now)
-        if self.stop_asked or now - self.saved >= self.intervals.checkpoint:
+        if stopping.is_asked() or now - self.saved >= self.intervals.checkpoint:
             self.save()
-        if self.stop_asked:
-            raise KeyboardInterrupt
+        stopping.check()
 
     def save(self) -> None:
         """Write the checkpoint, if a step was taken."""
@@ -69,20 +73,12 @@ class Watch:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the search after the step it is in; a second one ends it at
-        once.
-        """
+        """The search is on: whatever ends it, the progress bar goes."""
         try:
-            with signals_to(self._ask_to_stop):
-                yield
+            yield
         finally:
             if self.bar is not None:
                 self.bar.close()
-
-    def _ask_to_stop(self, number: int, frame: Any) -> None:
-        if self.stop_asked:
-            raise KeyboardInterrupt
-        self.stop_asked = True
 
     def _report(self, search: Search, now: float) -> None:
         last = (

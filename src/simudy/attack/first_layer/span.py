@@ -16,12 +16,20 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
+from simudy.attack.findings import spacing
 from simudy.dynamics.gradient.compact import leading
 from simudy.dynamics.optim import Rule
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
+_CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no noise
 _NOT_LINEAR = "the model's first layer is not linear in the flattened image: set dummy.images=frequencies or pixels"
+
+
+class NoSpan(SimudyError):
+    """The images lie in no span that the first layer tells: nothing is wrong, other coordinates
+    do.
+    """
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,19 @@ class Span:
             rank: its dimension, if known. Default: where the singular values fall off.
 
         Raises:
-            SimudyError: the first layer is not linear in the image, or the rule leaves the span of
-                the gradients.
+            SimudyError: the first layer is not linear in the image, or did not train; the rule leaves
+                the span of the gradients; or the span has more dimensions than there are images.
         """
         layer = first_linear(evidence)
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
+        if not bool(gradient_part.any()):
+            raise NoSpan(
+                f"the first layer, {layer!r}, did not train, so its displacement has no span: set "
+                "dummy.images=frequencies or pixels"
+            )
         noise = _noise(evidence, layer)
         values, rows = _leading(gradient_part.double(), evidence.n, noise=noise)
-        rank = rank or rank_of(values, noise=noise)
+        rank = rank or _dimension(values, evidence, noise=noise)
         span = cls(layer, rows[:rank].to(gradient_part.dtype), values, evidence.shape)
         _require_same_function(span, evidence)
         return span
@@ -95,15 +108,35 @@ def first_linear(evidence: Evidence) -> str:
     rules: list[Rule] = evidence.recipe.rules(evidence.n or 1)
     if not all(rule.spans_gradients for rule in rules):
         rule = type(rules[0]).__name__
-        raise SimudyError(
+        raise NoSpan(
             f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or "
             "pixels"
         )
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
     if name is None or evidence.initial[name].dim() != 2 or evidence.initial[name].shape[1] != size:
-        raise SimudyError(_NOT_LINEAR)
+        raise NoSpan(_NOT_LINEAR)
     return name
+
+
+def _dimension(values: Tensor, evidence: Evidence, *, noise: float) -> int:
+    """The dimension of the span, as far as the weights' precision shows it.
+
+    Weights that were rounded before they were published hide the directions that moved them less
+    than that. Then there is no gap: all that stands out counts, or the number told.
+    """
+    n = evidence.n
+    if evidence.precision is None:
+        rank = rank_of(values, noise=noise)
+    else:
+        rank = max(int((values > _CLEARLY * noise).sum()), 1)
+    if n is not None and rank > n:
+        raise SimudyError(
+            f"the first layer moved in {rank} directions, more than {n} images can move it: set "
+            "evidence.n to their number, recipe and inner to what the run had, or "
+            "dummy.images=frequencies"
+        )
+    return min(n, len(values)) if n is not None and evidence.precision is not None else rank
 
 
 def rank_of(values: Tensor, *, noise: float) -> int:
@@ -133,15 +166,31 @@ def _noise(evidence: Evidence, layer: str) -> float:
     precision.
     """
     weight = evidence.initial[layer]
+    if evidence.precision is not None:
+        return _rounding(weight, evidence.final[layer], getattr(torch, evidence.precision))
     eps = torch.finfo(weight.dtype).eps
     return float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
 
 
+def _rounding(initial: Tensor, final: Tensor, kind: torch.dtype) -> float:
+    """The largest singular value of what rounding both to ``kind`` leaves in their difference.
+
+    Errors are uniform within half a spacing, and independent: the edge of their spectrum is
+    σ(√m + √d) (Marchenko and Pastur, 1967).
+    """
+    variance = sum(spacing(w, kind).square().mean() / 12 for w in (initial, final))
+    return float(variance) ** 0.5 * sum(size**0.5 for size in initial.shape)
+
+
 def without_gradients(evidence: Evidence, layer: str) -> Tensor:
     """Where the weight would have gone on zero gradients: weight decay alone moves it."""
-    params: Params = {layer: evidence.initial[layer]}
+    # The other parameters as single numbers: rules by name want to see them all.
+    params: Params = {
+        name: weight if name == layer else weight.new_zeros(())
+        for name, weight in evidence.initial.items()
+    }
     rules = evidence.recipe.rules(evidence.n or 1)
-    state, zero = rules[0].init(params), {layer: torch.zeros_like(params[layer])}
+    state, zero = rules[0].init(params), {k: torch.zeros_like(v) for k, v in params.items()}
     for rule in rules:
         params, state = rule.update(zero, state, params)
     return rules[-1].final(params, state)[layer]
@@ -163,9 +212,9 @@ def _require_same_function(span: Span, evidence: Evidence) -> None:
         ValueError,
         IndexError,
     ) as error:  # a layer before it looked at the image's shape
-        raise SimudyError(_NOT_LINEAR) from error
+        raise NoSpan(_NOT_LINEAR) from error
     if not same:
-        raise SimudyError(_NOT_LINEAR)
+        raise NoSpan(_NOT_LINEAR)
 
 
 def _unchecked(evidence: Evidence, **changes: object) -> Evidence:

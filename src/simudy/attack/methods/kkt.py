@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from simudy.attack.methods.weighted import Combination, Weighted
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+from simudy.ranges import FRACTION, NOT_NEGATIVE
 
 
 @dataclass
@@ -34,12 +35,12 @@ class KKT(Weighted):
     """
 
     weights: tuple[float, float] = (0.0, 1.0)
-    euclidean_until: float = 1.0
+    euclidean_until: Annotated[float, FRACTION] = 1.0
     distance: str = "euclidean"
-    tv: float = 0.0
-    box: float = 1.0
-    min_weight: float = 0.05
-    hinge: float = 5.0
+    tv: Annotated[float, NOT_NEGATIVE] = 0.0
+    box: Annotated[float, NOT_NEGATIVE] = 1.0
+    min_weight: Annotated[float, NOT_NEGATIVE] = 0.05
+    hinge: Annotated[float, NOT_NEGATIVE] = 5.0
 
     def problem(self, evidence: Evidence, *, seed: int) -> Combination:
         """Dummies and λ drawn with ``seed``.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -20,13 +21,14 @@ from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Adjoint, Direct
-from simudy.dynamics.gradient import Gradient, Reverse
+from simudy.dynamics.gradient import Factored, Gradient, Reverse
 from simudy.dynamics.gradient.compact import compact
 from simudy.dynamics.optim import Clipped, Rule
 from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
+from simudy.ranges import DUMMIES, FRACTION, NOT_NEGATIVE, POSITIVE
 
 # root mean square of a Gauss-Newton step, in normalised pixels: beyond it the frozen D̂ says
 # nothing
@@ -44,14 +46,15 @@ class Simudy(Method):
             for transformers.
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
-        images: ``pixels``, ``frequencies``, or ``span`` where the first layer is linear (see
-            ``coordinates``).
+        images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, or ``auto``:
+            what fits (see ``coordinates``).
         decay: of the expected amplitude with frequency.
         labels, noise, start, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.
-        clip_above, clip_to: clip a simulated gradient whose norm is above the one to the other
-            (released code: 20, 5), during the first ``clip_until`` of the iterations. Default:
-            never.
+        clip_above: clip a simulated gradient whose norm is above this (released code: 20).
+            Default: never.
+        clip_to: the norm it is clipped to (released code: 5).
+        clip_until: clip during this first part of the iterations.
         damping: with ``images="span"``, turn the gradient into a Gauss-Newton step (see
             ``FirstLayer``), damped by this fraction of the mean curvature; then the outer optimizer
             is SGD with ``lr`` near 0.3. Default: off.
@@ -61,29 +64,30 @@ class Simudy(Method):
         focus_after: from this fraction of the iterations on, compare the first layer's displacement
             within the column space of the real one only (see ``FirstLayer``). Needs
             ``images="span"``.
-        adjoint, gradient: how the run is differentiated.
+        adjoint, gradient: how the run is differentiated. Default: every step kept, by
+            ``fitting_gradient``.
     """
 
     distance: str = "cosine"
-    position: float = 0.0
-    tv: float = 0.0
-    box: float = 0.0
-    images: str = "pixels"
-    decay: float = 1.5
+    position: Annotated[float, NOT_NEGATIVE] = 0.0
+    tv: Annotated[float, NOT_NEGATIVE] = 0.0
+    box: Annotated[float, NOT_NEGATIVE] = 0.0
+    images: str = "auto"
+    decay: Annotated[float, NOT_NEGATIVE] = 1.5
     labels: str | Tensor = "balanced"
-    n: int | None = None
-    noise: float = 0.5
+    n: Annotated[int | None, DUMMIES] = None
+    noise: Annotated[float, NOT_NEGATIVE] = 0.5
     start: Tensor | None = None
     learn: tuple[str, ...] = ()
     recipe: Recipe | None = None
-    clip_above: float | None = None
-    clip_to: float | None = None
-    clip_until: float = 0.25
-    damping: float | None = None
-    focus_after: float = 1.0
-    grow_until: float = 0.0
+    clip_above: Annotated[float | None, POSITIVE] = None
+    clip_to: Annotated[float | None, POSITIVE] = None
+    clip_until: Annotated[float, FRACTION] = 0.25
+    damping: Annotated[float | None, POSITIVE] = None
+    focus_after: Annotated[float, FRACTION] = 1.0
+    grow_until: Annotated[float, FRACTION] = 0.0
     adjoint: Adjoint = field(default_factory=Direct)
-    gradient: Gradient = field(default_factory=Reverse)
+    gradient: Gradient | None = None
 
     def problem(self, evidence: Evidence, *, seed: int) -> SimudyProblem:
         """Dummies drawn with ``seed``, in the span's coordinates if asked for.
@@ -106,7 +110,10 @@ class Simudy(Method):
             generator=torch.Generator().manual_seed(seed),
         )
         first = self._first(coordinates, evidence)
-        return SimudyProblem(self, coordinates.reduced(evidence), dummy, first=first)
+        settings = dataclasses.replace(
+            self, gradient=self.gradient or fitting_gradient(evidence.recipe)
+        )
+        return SimudyProblem(settings, coordinates.reduced(evidence), dummy, first=first)
 
     def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
         if isinstance(coordinates, SpanCoordinates):
@@ -119,6 +126,11 @@ class Simudy(Method):
         return None
 
 
+def fitting_gradient(recipe: Recipe) -> Gradient:
+    """Weights of linear layers as factors where the rule allows it and that is cheaper."""
+    return Factored() if recipe.optimizer.spans_gradients else Reverse()
+
+
 class SimudyProblem(Problem):
     """The objective of one attack; see ``Problem``."""
 
@@ -127,6 +139,7 @@ class SimudyProblem(Problem):
     ) -> None:
         self.settings, self.evidence, self.dummy, self.first = settings, evidence, dummy, first
         self.recipe = evidence.recipe
+        self.gradient = settings.gradient or fitting_gradient(self.recipe)
         batches = dummy.batches(self.recipe)
         self.factored = self._chosen(batches)
         self.real = self._real(batches)
@@ -184,7 +197,7 @@ class SimudyProblem(Problem):
             self.dummy.batches(self.recipe)[: self._steps(progress)],
             self._rules(progress),
             adjoint=self.settings.adjoint,
-            gradient=self.settings.gradient,
+            gradient=self.gradient,
         )
 
     def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
@@ -203,7 +216,7 @@ class SimudyProblem(Problem):
     def _chosen(self, batches: list[tuple[Tensor, ...]]) -> list[str]:
         """The weights that the simulation holds as factors."""
         known = self.evidence
-        return self.settings.gradient.chosen(known.model.loss, known.initial, batches)
+        return self.gradient.chosen(known.model.loss, known.initial, batches)
 
     def _real(self, batches: list[tuple[Tensor, ...]]) -> tree.Params:
         """θf − θ0, its weights compact where the simulation's will be."""

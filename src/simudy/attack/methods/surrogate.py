@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from simudy.attack.evidence import Evidence
 from simudy.attack.methods.weighted import Combination, Weighted
 from simudy.dynamics import tree
 from simudy.errors import SimudyError
+from simudy.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 
 
 @dataclass
@@ -28,12 +30,12 @@ class Surrogate(Weighted):
         alpha: α at first, in [0, 1]; at 0 or 1 it is not learned.
     """
 
-    dummies: float = 1.0
-    noise: float = 1.0
-    euclidean_until: float = 0.0
-    tv: float = 0.01
-    box: float = 1.0
-    alpha: float = 0.5
+    dummies: Annotated[float, POSITIVE] = 1.0
+    noise: Annotated[float, NOT_NEGATIVE] = 1.0
+    euclidean_until: Annotated[float, FRACTION] = 0.0
+    tv: Annotated[float, NOT_NEGATIVE] = 0.01
+    box: Annotated[float, NOT_NEGATIVE] = 1.0
+    alpha: Annotated[float, FRACTION] = 0.5
 
     def problem(self, evidence: Evidence, *, seed: int) -> Combination:
         """Dummies drawn with ``seed``.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.optim import SGD
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+from simudy.ranges import DUMMIES, FRACTION, NOT_NEGATIVE, POSITIVE
 
 Points = Callable[[], Sequence[Params]]
 
@@ -49,18 +51,18 @@ class Weighted(Method):
         gradient: how the gradients are differentiated.
     """
 
-    dummies: float = 2.0
-    n: int | None = None
+    dummies: Annotated[float, POSITIVE] = 2.0
+    n: Annotated[int | None, DUMMIES] = None
     images: str = "pixels"
-    decay: float = 1.5
+    decay: Annotated[float, NOT_NEGATIVE] = 1.5
     labels: str | Tensor = "balanced"
-    noise: float = 0.5
+    noise: Annotated[float, NOT_NEGATIVE] = 0.5
     start: Tensor | None = None
     weights: tuple[float, float] = (-0.5, 0.5)
-    euclidean_until: float = 0.12
+    euclidean_until: Annotated[float, FRACTION] = 0.12
     distance: str = "cosine"
-    tv: float = 3.3e-5
-    box: float = 0.0
+    tv: Annotated[float, NOT_NEGATIVE] = 3.3e-5
+    box: Annotated[float, NOT_NEGATIVE] = 0.0
     gradient: Gradient = field(default_factory=Reverse)
 
     def __post_init__(self) -> None:
@@ -82,7 +84,9 @@ class Weighted(Method):
             SimudyError: the number of images is unknown, or a setting does not fit the evidence.
         """
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
-        n = self.n or known_count(evidence, coordinates)
+        n = known_count(evidence, coordinates) if self.n is None else self.n
+        if n < 1:
+            raise SimudyError(f"attack.n={n}: give 1 or more, or null for what the evidence says")
         m, labels = max(1, round(self.dummies * n)), self.labels
         if isinstance(labels, Tensor) and len(labels) == n:
             labels = labels[torch.arange(m) % n]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp
+from simudy.dynamics.ambient import one_thread
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Gradient, Loss, size
 from simudy.dynamics.gradient.reverse import reverse
 from simudy.dynamics.tree import Params
@@ -42,16 +43,20 @@ def without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[(
 
 def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
     inputs, ends, touched = (params, batch), [], []
+    if is_plain_wanted(inputs):  # nothing is kept for a backward pass
+        grads, aux = reverse(loss, True, params, batch)
+        return (grads, aux) if has_aux else grads
 
-    def value(leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        ends[:] = [reverse(loss, True, *tree.rebuild(inputs, leaves))]
-        grads, aux = ends[0]
+    def run(leaves: Sequence[Tensor], ends: list[Any] | None = None) -> tuple[Tensor, ...]:
+        grads, aux = reverse(loss, True, *tree.rebuild_step(*inputs, leaves))
         touched[:] = grads
+        if ends is not None:
+            ends.append(aux)
         return (*grads.values(), *tree.leaves(aux))
 
     pullback = partial(forward_over_reverse, loss, inputs, touched)
-    outputs = custom_vjp(value, pullback, tree.leaves(inputs))
-    _, aux = ends.pop()
+    outputs = custom_vjp(partial(run, ends=ends), pullback, tree.step_leaves(*inputs), plain=run)
+    aux = ends.pop()
     grads = dict(zip(touched, outputs, strict=False))
     return (grads, tree.rebuild(aux, outputs[len(grads) :])) if has_aux else grads
 
@@ -74,7 +79,7 @@ def forward_over_reverse(
     along = tree.fill(still, [name in touched for name in inputs[0]], given)
 
     def augmented(s: Tensor, all_leaves: list[Tensor], *wanted: Tensor) -> Tensor:
-        value, aux = loss(*tree.rebuild(inputs, tree.fill(all_leaves, needed, wanted)))
+        value, aux = loss(*tree.rebuild_step(*inputs, tree.fill(all_leaves, needed, wanted)))
         return value + s * sum((u * a).sum() for u, a in zip(on_aux, tree.leaves(aux), strict=True))
 
     def full_gradient(s: Tensor, *thetas: Tensor) -> tuple[Tensor, ...]:
@@ -85,9 +90,9 @@ def forward_over_reverse(
         )
 
     s = torch.zeros((), dtype=dtype, device=leaves[0].device)
-    products = torch.func.jvp(full_gradient, (s, *leaves[:n_params]), (torch.ones_like(s), *along))[
-        1
-    ]
+    at, direction = (s, *leaves[:n_params]), (torch.ones_like(s), *along)
+    with one_thread:
+        products = torch.func.jvp(full_gradient, at, direction)[1]
     return tree.fill([None] * len(leaves), needed, products)
 
 

@@ -14,7 +14,8 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp
+from simudy.dynamics.ambient import autocast_states
+from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Loss
 from simudy.dynamics.gradient.mixed import Mixed, forward_over_reverse, without_aux
 from simudy.dynamics.gradient.reverse import reverse
@@ -39,9 +40,8 @@ class Traced(Mixed):
 
     Args:
         compile: a mode of ``torch.compile`` for the graphs, such as ``"default"``, or
-            ``"reduce-overhead"`` for CUDA graphs on a GPU; takes a compiler and minutes, and second
-            derivatives of the result are then refused. None: the operations run as recorded, and to
-            the last bit.
+            ``"reduce-overhead"`` for CUDA graphs on a GPU; takes a compiler and minutes. None: the
+            operations run as recorded, and to the last bit.
 
     Raises:
         SimudyError: the loss cannot be recorded, or its graph gives other numbers; the remedy is
@@ -63,11 +63,13 @@ class Traced(Mixed):
 
     def _grads(self, loss: Loss, params: Params, batch: Any) -> Params:
         inputs = params, batch
-        given = tree.leaves(inputs)
-        key, touched = (loss, tree.structure(inputs)), []
+        if is_plain_wanted(inputs):  # which a recorded graph does not know
+            return reverse(loss, False, params, batch)
+        given = tree.step_leaves(*inputs)
+        key, touched = (loss, tree.structure(inputs), autocast_states()), []
 
         def grads(*leaves: Tensor) -> tuple[Tensor, ...]:
-            found = reverse(loss, False, *tree.rebuild(inputs, leaves))
+            found = reverse(loss, False, *tree.rebuild_step(*inputs, leaves))
             touched[:] = found
             return tuple(found.values())
 
@@ -81,8 +83,8 @@ class Traced(Mixed):
             found = self._run((*key, *needed), products, [*leaves, *cotangents], [])
             return tree.fill([None] * len(leaves), needed, found)
 
-        grads_found = custom_vjp(value, pullback, given)
-        return dict(zip(touched, grads_found, strict=True))
+        found = custom_vjp(value, pullback, given, plain=lambda leaves: grads(*leaves))
+        return dict(zip(touched, found, strict=True))
 
     def _run(
         self, key: Hashable, fn: Function, tensors: Sequence[Tensor], touched: list[str]
@@ -134,9 +136,13 @@ def _products(
 
 
 def _pruned(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without what nobody reads, down to the single outputs of a convolution's derivative."""
+    """Without what nobody reads, down to the single outputs of a convolution's derivative; and for
+    any strides, which ``vmap`` may have changed.
+    """
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
         if node.target is torch.ops.aten.convolution_backward.default and all(
             u.target is getitem for u in node.users
         ):
@@ -176,10 +182,6 @@ def _compiled(graph: fx.GraphModule, mode: str, device: torch.device) -> Functio
     fast = torch.compile(graph, options=options)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            raise SimudyError(
-                "a compiled graph is not differentiated again: use Traced(), without compile"
-            )
         with torch.no_grad():
             results = fast(*(t.detach() for t in tensors))
         # A CUDA graph writes its results where its last ones were.

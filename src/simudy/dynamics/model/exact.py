@@ -4,7 +4,7 @@ refused.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -21,6 +21,16 @@ def refuse_inexact(module: nn.Module) -> None:
             raise SimudyError(f"layer {name!r} ({type(layer).__name__}) {reason}")
 
 
+def refuse_gradient_hooks(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise a SimudyError for a parameter with a hook on its gradient: it would not be called."""
+    for name, parameter in named:
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise SimudyError(
+                f"parameter {name!r} has a hook on its gradient, which no simulation runs: remove "
+                "it, and say what it does by a wrapper of the rule, as in ClippedByValue(SGD())"
+            )
+
+
 def rewrite(module: nn.Module) -> None:
     """Give the layers of ``module``, in place, the same values by operations that torch
     differentiates rightly.
@@ -30,17 +40,6 @@ def rewrite(module: nn.Module) -> None:
             layer.track_running_stats = False  # normalise by the batch, update nothing
         elif isinstance(layer, nn.Embedding):
             layer.sparse = False  # a sparse gradient has no forward derivative
-        elif isinstance(layer, parametrizations._WeightNorm):
-            layer.forward = partial(_weight_norm, layer.dim)  # type: ignore[assignment]
-
-
-def _weight_norm(dim: int, g: Tensor, v: Tensor) -> Tensor:
-    # torch._weight_norm holds the norm constant in its second derivative: torch's own gradgradcheck
-    # fails on it.
-    others = [
-        d for d in range(v.ndim) if d != dim
-    ]  # dim −1, which is torch's None, leaves out none
-    return v * (g / v.square().sum(others, keepdim=True).sqrt())
 
 
 def _random(layer: nn.Module) -> str | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from simudy.dynamics.ambient import OneThread
 from simudy.dynamics.model.batchnorm import fold_batchnorm
-from simudy.dynamics.model.exact import refuse_inexact, rewrite
+from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
+from simudy.dynamics.model.operations import exact_operations
 from simudy.dynamics.tree import Params
 
 
@@ -21,9 +21,11 @@ class StatelessModel:
     """A pure function made of an ``nn.Module`` by ``torch.func.functional_call``; the module is
     never mutated.
 
-    Modules in eval mode use their buffers (a frozen BatchNorm, as in the paper); a BatchNorm in
-    train mode normalises by the batch and its running statistics are left alone. Attention runs on
-    the math kernel, the only one with second derivatives.
+    What training moves is in ``params``; what it leaves alone, buffers and parameters with
+    ``requires_grad=False``, is in ``buffers``. Modules in eval mode use their buffers (a frozen
+    BatchNorm, as in the paper); a BatchNorm in train mode normalises by the batch and its running
+    statistics are left alone. Attention runs on the math kernel, the only one with second
+    derivatives.
 
     Args:
         module: any deterministic module ``images -> logits``. Its modes (train/eval) are kept as
@@ -46,19 +48,29 @@ class StatelessModel:
         self, module: nn.Module, *, criterion: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> None:
         refuse_inexact(module)
+        refuse_gradient_hooks(module.named_parameters())
         self.module = copy.deepcopy(module)
         rewrite(self.module)
         fold_batchnorm(self.module)
+        self.given_criterion = criterion
         self.criterion = criterion or _cross_entropy
-        self.params: Params = {name: p.detach().clone() for name, p in module.named_parameters()}
-        self.buffers: Params = {name: b.detach().clone() for name, b in module.named_buffers()}
+        held = {name: p.detach().clone() for name, p in module.named_parameters()}
+        frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+        self._own_buffers = {name for name, _ in module.named_buffers()}
+        self.params: Params = {name: p for name, p in held.items() if name not in frozen}
+        self.buffers: Params = {
+            **{name: b.detach().clone() for name, b in module.named_buffers()},
+            **{name: held[name] for name in held if name in frozen},
+        }
+        self._one_thread = OneThread()
         self._training = any(m.training for m in self.module.modules())
 
     def __call__(self, params: Params, images: Tensor) -> Tensor:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
         # Images with their channels innermost: torch's CPU convolutions of few channels then write
         # out of bounds in their second derivative.
-        with _twice_differentiable_attention():
+        # functional_call puts the parameters into the module while it runs.
+        with exact_operations(), self._one_thread:
             return torch.func.functional_call(
                 self.module, {**self._fresh_buffers(), **params}, (images.contiguous(),)
             )
@@ -74,13 +86,18 @@ class StatelessModel:
     def to(self, *args: Any, **kwargs: Any) -> StatelessModel:
         """A copy on another device or dtype, as ``nn.Module.to``."""
         module = copy.deepcopy(self.module).to(*args, **kwargs)
-        return StatelessModel(module, criterion=self.criterion)
+        move = getattr(self.given_criterion, "to", None)  # class weights go along
+        criterion = move(*args, **kwargs) if move else self.given_criterion
+        return StatelessModel(module, criterion=criterion)
 
     def _fresh_buffers(self) -> Params:
         # A module in train mode may write to its buffers (a counter, an average): let it write to a
         # copy.
         return (
-            {name: b.clone() for name, b in self.buffers.items()}
+            {
+                name: b.clone() if name in self._own_buffers else b
+                for name, b in self.buffers.items()
+            }
             if self._training
             else self.buffers
         )
@@ -88,14 +105,3 @@ class StatelessModel:
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
-
-
-@contextmanager
-def _twice_differentiable_attention() -> Iterator[None]:
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -32,6 +32,7 @@ from simudy.dynamics.optim.schedule import (
     warmup,
 )
 from simudy.dynamics.optim.sgd import SGD
+from simudy.dynamics.optim.started import Started
 from simudy.dynamics.optim.wrapper import Wrapper
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rule",
+    "Started",
     "TorchOpt",
     "Wrapper",
     "cosine_decay",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, ema, root
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Decay, Rate
 
 
 class State(NamedTuple):
@@ -40,10 +40,10 @@ class Adadelta(Decaying):
         tensor([0.2929])
     """
 
-    lr: Scalar = 1.0
-    rho: Scalar = 0.9
-    eps: Scalar = 1e-6
-    weight_decay: Scalar = 0.0
+    lr: Rate = 1.0
+    rho: Decay = 0.9
+    eps: Rate = 1e-6
+    weight_decay: Rate = 0.0
     maximize: bool = False
 
     def start(self, param: Tensor) -> State:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, root
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Rate
 
 
 class State(NamedTuple):
@@ -41,11 +41,11 @@ class Adagrad(Decaying):
         tensor([0.9000])
     """
 
-    lr: Scalar = 0.01
-    lr_decay: Scalar = 0.0
-    weight_decay: Scalar = 0.0
-    initial_accumulator_value: Scalar = 0.0
-    eps: Scalar = 1e-10
+    lr: Rate = 0.01
+    lr_decay: Rate = 0.0
+    weight_decay: Rate = 0.0
+    initial_accumulator_value: Rate = 0.0
+    eps: Rate = 1e-10
     maximize: bool = False
 
     def start(self, param: Tensor) -> State:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, bias, ema, root
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Decay, Rate
 
 
 class Moments(NamedTuple):
@@ -44,11 +44,11 @@ class Adam(Decaying):
         tensor([0.9000, 1.1000])
     """
 
-    lr: Scalar = 1e-3
-    beta1: Scalar = 0.9
-    beta2: Scalar = 0.999
-    eps: Scalar = 1e-8
-    weight_decay: Scalar = 0.0
+    lr: Rate = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.0
     amsgrad: bool = False
     maximize: bool = False
 
@@ -85,6 +85,6 @@ class AdamW(Adam):
         tensor([0.8500])
     """
 
-    weight_decay: Scalar = 0.01
+    weight_decay: Rate = 0.01
 
     decoupled_weight_decay = True

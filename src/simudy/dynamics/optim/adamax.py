@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, bias, ema
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Decay, Rate
 
 
 class State(NamedTuple):
@@ -41,11 +41,11 @@ class Adamax(Decaying):
         tensor([0.9000])
     """
 
-    lr: Scalar = 2e-3
-    beta1: Scalar = 0.9
-    beta2: Scalar = 0.999
-    eps: Scalar = 1e-8
-    weight_decay: Scalar = 0.0
+    lr: Rate = 2e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.0
     maximize: bool = False
 
     def start(self, param: Tensor) -> State:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from simudy.dynamics import tree
 from simudy.dynamics.optim.moments import ema
-from simudy.dynamics.optim.rule import Rule, Scalar
+from simudy.dynamics.optim.rule import Decay, Rule
 from simudy.dynamics.optim.wrapper import Wrapper
 from simudy.dynamics.tree import Params
 
@@ -47,7 +47,7 @@ class Averaged(Wrapper):
     """
 
     rule: Rule
-    decay: Scalar | None = 0.999
+    decay: Decay | None = 0.999
     start: int = 0
 
     def init(self, params: Params) -> State:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simudy.dynamics import tree
 from simudy.dynamics.optim.moments import root
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Bound, Rate
 from simudy.dynamics.optim.wrapper import Wrapper
 from simudy.dynamics.tree import Params
 
@@ -41,8 +41,8 @@ class Clipped(Wrapper):
         tensor([-3.0000, -4.0000])
     """
 
-    max_norm: Scalar = 1.0
-    rescale_to: Scalar | None = None
+    max_norm: Bound = 1.0
+    rescale_to: Bound | None = None
 
     def shaped(self, grads: Params, params: Params) -> Params:
         if not grads:  # a group that this step leaves alone
@@ -68,7 +68,7 @@ class ClippedByValue(Wrapper):
         tensor([-3., -5.])
     """
 
-    max_value: Scalar = 1.0
+    max_value: Bound = 1.0
 
     spans_gradients = False  # type: ignore[assignment]  # entry by entry: no multiple of the gradient
 
@@ -99,8 +99,8 @@ class ClippedAdaptively(Wrapper):
         tensor([2.7000, 3.6000])
     """
 
-    ratio: Scalar = 0.01
-    floor: Scalar = 1e-3
+    ratio: Bound = 0.01
+    floor: Rate = 1e-3
 
     spans_gradients = False  # type: ignore[assignment]  # unit by unit: no multiple of the gradient
 

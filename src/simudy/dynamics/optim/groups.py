@@ -20,8 +20,8 @@ class Groups(Rule):
     """Give each parameter the rule of the first pattern that matches its name; None freezes it.
 
     Args:
-        rules: pattern to rule, in order. A string is a glob (``"*.bias"``), a compiled regex must
-            match the whole name.
+        rules: pattern to rule, in order. A string is a glob (``"*.bias"``); a compiled regex, or a
+            string that begins with ``re:``, must match the whole name.
 
     Raises:
         SimudyError: a parameter matches no pattern, or a pattern (other than ``"*"``) gets no
@@ -92,12 +92,21 @@ class Groups(Rule):
         return groups
 
 
+def held_still(rule: Rule, params: Params) -> set[str]:
+    """The parameters that a rule, or one that it wraps, freezes by name."""
+    if isinstance(rule, Groups):
+        return {
+            name for p, names in rule._groups(params).items() if not rule.rules[p] for name in names
+        }
+    inner = getattr(rule, "rule", None)
+    return held_still(inner, params) if isinstance(inner, Rule) else set()
+
+
 def _matches(pattern: Pattern, name: str) -> bool:
-    return (
-        fnmatchcase(name, pattern)
-        if isinstance(pattern, str)
-        else pattern.fullmatch(name) is not None
-    )
+    if isinstance(pattern, str) and not pattern.startswith("re:"):
+        return fnmatchcase(name, pattern)
+    regex = pattern if isinstance(pattern, re.Pattern) else pattern.removeprefix("re:")
+    return re.fullmatch(regex, name) is not None
 
 
 def _text(names: list[Any]) -> str:

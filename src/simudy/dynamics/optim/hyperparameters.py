@@ -18,6 +18,9 @@ from simudy.errors import SimudyError
 def hyperparameters(rule: Rule) -> dict[str, Scalar]:
     """Every hyper-parameter that is a float or a tensor, by its path (names joined by ``/``).
 
+    Args:
+        rule: the rule; those it wraps are looked into.
+
     Example:
         >>> from simudy.dynamics.optim import Adadelta, ClippedByValue
         >>> hyperparameters(ClippedByValue(Adadelta(), max_value=2.0))
@@ -31,6 +34,10 @@ def hyperparameters(rule: Rule) -> dict[str, Scalar]:
 def with_hyperparameters(rule: Any, new: Mapping[str, Any]) -> Any:
     """A copy of ``rule`` with the hyper-parameters at these paths replaced.
 
+    Args:
+        rule: the rule, which stays as it is.
+        new: values by path, as ``hyperparameters`` names them.
+
     Example:
         >>> from simudy.dynamics.optim import SGD, Clipped
         >>> with_hyperparameters(Clipped(SGD(lr=0.1)), {"rule/lr": 0.2}).rule.lr
@@ -41,6 +48,10 @@ def with_hyperparameters(rule: Any, new: Mapping[str, Any]) -> Any:
 
 def scale_hyperparameters(rule: Rule, **factors: Scalar) -> Rule:
     """A copy of ``rule`` with the named hyper-parameters multiplied, each in the outermost rules.
+
+    Args:
+        rule: the rule, which stays as it is.
+        factors: by field.
 
     Raises:
         SimudyError: no rule inside has a field of this name.
@@ -103,7 +114,9 @@ def _map(fn: Callable[[str, Any], Any], node: Any, path: str = "") -> Any:
 def _children(node: Any) -> dict[str, Any]:
     if isinstance(node, Rule) and is_dataclass(node):
         return {
-            field.name: _number(getattr(node, field.name), field.type) for field in fields(node)
+            field.name: _number(getattr(node, field.name), field.type)
+            for field in fields(node)
+            if field.metadata.get("hyperparameters", True)  # what Started starts from is none
         }
     if isinstance(node, Mapping):
         return {

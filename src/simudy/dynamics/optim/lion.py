@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, ema
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Decay, Rate
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Lion(Decaying):
         tensor([0.9000, 1.1000])
     """
 
-    lr: Scalar = 1e-4
-    beta1: Scalar = 0.9
-    beta2: Scalar = 0.99
-    weight_decay: Scalar = 0.0
+    lr: Rate = 1e-4
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    weight_decay: Rate = 0.0
     maximize: bool = False
 
     decoupled_weight_decay = True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, ema, root
-from simudy.dynamics.optim.rule import PerTensor, Scalar
+from simudy.dynamics.optim.rule import PerTensor, Rate, Scalar
 from simudy.errors import SimudyError
 
 
@@ -49,11 +49,11 @@ class Muon(Decaying):
         True
     """
 
-    lr: Scalar = 1e-3
-    momentum: Scalar = 0.95
+    lr: Rate = 1e-3
+    momentum: Rate = 0.95
     nesterov: bool = True
-    weight_decay: Scalar = 0.1
-    eps: Scalar = 1e-7
+    weight_decay: Rate = 0.1
+    eps: Rate = 1e-7
     ns_coefficients: tuple[Scalar, Scalar, Scalar] = (3.4445, -4.7750, 2.0315)
     ns_steps: int = 5
     adjust_lr_fn: str = "original"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, bias, ema, root
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Decay, Rate, Scalar
 
 
 class State(NamedTuple):
@@ -45,12 +45,12 @@ class NAdam(Decaying):
         tensor([0.8944])
     """
 
-    lr: Scalar = 2e-3
-    beta1: Scalar = 0.9
-    beta2: Scalar = 0.999
-    eps: Scalar = 1e-8
-    weight_decay: Scalar = 0.0
-    momentum_decay: Scalar = 4e-3
+    lr: Rate = 2e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.0
+    momentum_decay: Rate = 4e-3
     decoupled_weight_decay: bool = False
     maximize: bool = False
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simudy.dynamics.optim.adam import Moments
 from simudy.dynamics.optim.moments import Decaying, bias, choose, ema, root
-from simudy.dynamics.optim.rule import Scalar
+from simudy.dynamics.optim.rule import Decay, Rate, Scalar
 
 
 @dataclass
@@ -36,11 +36,11 @@ class RAdam(Decaying):
         tensor([0.8000])
     """
 
-    lr: Scalar = 1e-3
-    beta1: Scalar = 0.9
-    beta2: Scalar = 0.999
-    eps: Scalar = 1e-8
-    weight_decay: Scalar = 0.0
+    lr: Rate = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.0
     decoupled_weight_decay: bool = False
     maximize: bool = False
 

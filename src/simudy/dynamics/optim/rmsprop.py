@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying, ema, root
-from simudy.dynamics.optim.rule import Scalar, is_on
+from simudy.dynamics.optim.rule import Decay, Rate, is_on
 
 
 class State(NamedTuple):
@@ -44,11 +44,11 @@ class RMSprop(Decaying):
         tensor([0.9000])
     """
 
-    lr: Scalar = 0.01
-    alpha: Scalar = 0.99
-    eps: Scalar = 1e-8
-    weight_decay: Scalar = 0.0
-    momentum: Scalar = 0.0
+    lr: Rate = 0.01
+    alpha: Decay = 0.99
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.0
+    momentum: Rate = 0.0
     centered: bool = False
     maximize: bool = False
 

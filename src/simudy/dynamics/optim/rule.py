@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
 from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
+from simudy.ranges import DECAY, NOT_NEGATIVE, POSITIVE
 
 Scalar = float | Tensor  # a hyper-parameter; as a tensor it receives a gradient
+Rate = Annotated[Scalar, NOT_NEGATIVE]  # a step size, a decay of the weights, an ε
+Decay = Annotated[Scalar, DECAY]  # of a running mean
+Bound = Annotated[Scalar, POSITIVE]
 
 
 class Rule:
@@ -67,6 +72,30 @@ class PerTensor(Rule):
         pairs = tree.map(self.step, grads, state, params)
         moved, states = ({k: pair[i] for k, pair in pairs.items()} for i in (0, 1))
         return {**params, **moved}, {**state, **states}
+
+
+def advance(rule: Rule, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
+    """One step of ``rule``; what the loss does not touch stays as it is, as in torch.
+
+    Raises:
+        SimudyError: the loss depends on no parameter at all, or the rule is written for gradients
+            of every parameter.
+    """
+    if not grads:
+        raise SimudyError(
+            "the loss depends on no parameter in this step, so nothing would train: let it use the "
+            "params it is given, and set requires_grad=True on what a module is to train"
+        )
+    try:
+        moved, state = rule.update(grads, state, params)
+    except KeyError as error:
+        if (name := error.args[0]) in grads or name not in params:
+            raise
+        raise SimudyError(
+            f"{type(rule).__name__} asks for the gradient of {name!r}, which the loss does not "
+            "touch in this step: let its update pass over names that grads lacks, as PerTensor does"
+        ) from error
+    return {**params, **moved}, state
 
 
 def is_on(value: Scalar) -> bool:

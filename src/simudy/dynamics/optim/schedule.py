@@ -30,6 +30,11 @@ def scheduled(rule: Rule, steps: int, **schedules: Schedule) -> list[Rule]:
     Names reach through wrappers: the outermost rules that have the field are set (in ``Groups``,
     all of them).
 
+    Args:
+        rule: what to set them in.
+        steps: how many rules to return.
+        schedules: values by field: a number, a callable of the step, a sequence or a tensor.
+
     Raises:
         SimudyError: no rule has the field, or a schedule has another length than ``steps``.
 
@@ -52,6 +57,11 @@ def scaled(rule: Rule, steps: int, **schedules: Schedule) -> list[Rule]:
     """As ``scheduled``, but multiplying what the rule holds: the groups of ``Groups`` keep their
     ratios.
 
+    Args:
+        rule: what to multiply in.
+        steps: how many rules to return.
+        schedules: factors by field: a number, a callable of the step, a sequence or a tensor.
+
     Example:
         >>> from simudy.dynamics.optim import SGD
         >>> [r.lr for r in scaled(SGD(lr=0.5), 3, lr=step_decay(1.0, every=1, factor=0.5))]
@@ -65,13 +75,24 @@ def scaled(rule: Rule, steps: int, **schedules: Schedule) -> list[Rule]:
 
 
 def step_decay(base: Schedule, *, every: int, factor: Scalar) -> Callable[[int], Scalar]:
-    """``base · factor^⌊t/every⌋``, as ``StepLR``."""
+    """``base · factor^⌊t/every⌋``, as ``StepLR``.
+
+    Args:
+        base: the value at step 0, or a schedule to bend.
+        every: steps between two drops.
+        factor: of a drop.
+    """
     return lambda t: at(base, t) * factor ** (t // every)
 
 
 def cosine_decay(base: Schedule, steps: int, *, end: Scalar = 0.0) -> Callable[[int], Scalar]:
     """From ``base`` to ``end`` along half a cosine of ``steps`` steps, then ``end``, as
     ``CosineAnnealingLR``.
+
+    Args:
+        base: the value at step 0, or a schedule to bend.
+        steps: how long the decay takes.
+        end: the value from then on.
     """
     return lambda t: _cosine(at(base, t), end, min(t / steps, 1.0))
 
@@ -83,6 +104,8 @@ def warmup(then: Schedule, steps: int, *, start: Scalar | None = None) -> Callab
     As ``LinearLR`` followed by another scheduler in ``SequentialLR``.
 
     Args:
+        then: the schedule after the climb.
+        steps: of the climb.
         start: fraction at step 0. Default: 1/steps, so that no step is lost.
     """
     first = 1 / max(steps, 1) if start is None else start
@@ -97,6 +120,8 @@ def one_cycle(
     """Up from ``start·peak`` and down to ``start·end·peak`` along half cosines, as ``OneCycleLR``.
 
     Args:
+        peak: the highest value.
+        steps: of the whole cycle.
         rise: fraction of the steps that climb.
         start: first value over ``peak`` (1/``div_factor``).
         end: last over first value (1/``final_div_factor``).

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from simudy.dynamics.optim.moments import Decaying
-from simudy.dynamics.optim.rule import Scalar, is_on, less
+from simudy.dynamics.optim.rule import Rate, Scalar, is_on, less
 
 
 @dataclass
@@ -35,11 +35,11 @@ class SGD(Decaying):
         tensor([0.9000, 0.9000])
     """
 
-    lr: Scalar = 0.01
-    momentum: Scalar = 0.0
+    lr: Rate = 0.01
+    momentum: Rate = 0.0
     dampening: Scalar = 0.0
     nesterov: bool = False
-    weight_decay: Scalar = 0.0
+    weight_decay: Rate = 0.0
     maximize: bool = False
 
     spans_gradients: ClassVar[bool] = True

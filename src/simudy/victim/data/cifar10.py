@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.files import read_text, user_path
+from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Normalisation, Splits
 from simudy.victim.data.pixels import as_pixels, resize, to_grey
 from simudy.victim.data.select import Pool, at_least_one, balanced
@@ -28,18 +31,25 @@ FETCH = "fetch the binary version, https://www.cs.toronto.edu/~kriz/cifar-10-bin
 class Cifar10:
     """Colour 32×32 images of ten classes (Krizhevsky 2009), read from `data_batch_1.bin`.
 
-    root: the folder that holds `cifar-10-batches-bin`, or that folder. n: images of the victim, the
-    first of each class. heldout: images kept as controls; None: as many as n. size: height and
-    width; None: 32. grey: luma alone. binary: two classes, vehicles and animals. shuffle: draw n
-    and heldout with the seed, not the first of each class. *_records: [first, one past the last] of
-    the records a part is taken from; pretraining takes all of its own, or none where that is None.
     Normalisation: the constants everyone uses; for grey images, measured on the held-out ones.
+
+    Args:
+        root: the folder that holds `cifar-10-batches-bin`, or that folder.
+        n: images of the victim, the first of each class.
+        heldout: images kept as controls; None: as many as n.
+        size: height and width in pixels; None: 32.
+        grey: luma alone.
+        binary: two classes, vehicles and animals.
+        shuffle: draw n and heldout with the seed, not the first of each class.
+        victim_records: [first, one past the last] of the records the victim's images are from.
+        heldout_records: the same of the controls.
+        pretrain_records: the same of the public images to pretrain on, all of them; None: none.
     """
 
     root: str
-    n: int = 20
-    heldout: int | None = None
-    size: int | None = None
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    size: Annotated[int | None, SIDE] = None
     grey: bool = False
     binary: bool = False
     shuffle: bool = False
@@ -51,7 +61,7 @@ class Cifar10:
         """Images (n, 3 or 1, size, size). SimudyError for missing or damaged files, or too few
         images of a class.
         """
-        folder = find(Path(self.root).expanduser())
+        folder = find(user_path(self.root))
         pool = self.pool(read_records(folder / BATCH), read_names(folder / NAMES))
         wanted = (self.victim_records, self.heldout_records, self.pretrain_records)
         victims, controls, public = spans(wanted, len(pool.labels))
@@ -104,7 +114,7 @@ def read_records(path: Path) -> np.ndarray:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    names = tuple(path.read_text().split()) if path.is_file() else ()
+    names = tuple(read_text(path, FETCH).split()) if path.is_file() else ()
     if len(names) != 10:
         raise SimudyError(f"'{path}' is missing or does not name ten classes: {FETCH}")
     return names

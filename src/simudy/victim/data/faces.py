@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
+from simudy.ranges import COUNT, NUMBER_OF, SIDE
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, resize
 from simudy.victim.data.select import Pool, split
@@ -17,15 +19,18 @@ EACH = 100  # lfw_subset holds 100 faces, then 100 crops of background
 class Faces:
     """Grey 25×25 crops of two classes, "face" and "not a face", 100 of each.
 
-    n: images of the victim, both classes together. heldout: images kept as controls; None: as many
-    as n. size: height and width. shuffle: draw the images with the seed, in place of the first of
-    each class. Source: `skimage.data.lfw_subset`, taken from Labeled Faces in the Wild (Huang et
-    al. 2007).
+    Source: `skimage.data.lfw_subset`, taken from Labeled Faces in the Wild (Huang et al. 2007).
+
+    Args:
+        n: images of the victim, both classes together.
+        heldout: images kept as controls; None: as many as n.
+        size: height and width in pixels.
+        shuffle: draw the images with the seed, in place of the first of each class.
     """
 
-    n: int = 20
-    heldout: int | None = None
-    size: int = 25
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    size: Annotated[int, SIDE] = 25
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
@@ -34,8 +39,8 @@ class Faces:
         """
         from skimage.data import lfw_subset  # part of the wheel: works offline, without pooch
 
-        images = resize(as_pixels(lfw_subset())[:, None], self.size)  # (200, 1, size, size)
+        images = as_pixels(lfw_subset())[:, None]  # (200, 1, 25, 25)
         labels = torch.arange(len(images)) // EACH
-        pool = Pool(labels, ("face", "not a face"), images.__getitem__)
+        pool = Pool(labels, ("face", "not a face"), lambda rows: resize(images[rows], self.size))
         order = pool.order(seed if self.shuffle else None)
         return split(pool, order, n=self.n, heldout=self.heldout)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Annotated
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 
 from simudy.errors import SimudyError
+from simudy.files import user_path
+from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
-from simudy.victim.data.select import Pool, split
+from simudy.victim.data.select import Pool, numbered_classes, split
+
+BOMB = 2**28  # bytes of an array, from which on its packing is looked at
 
 
 @dataclass
@@ -20,30 +25,52 @@ class Npz:
     """An archive with `images`, (m, h, w), (m, h, w, c) or (m, c, h, w), uint8 or floats in [0, 1],
     and `labels`, (m,).
 
-    path: the .npz file. n: images of the victim, the first of each class. heldout: the next ones,
-    as controls; None: as many as n. pretrain: how many of the rest to pretrain on. shuffle: draw
-    with the seed, not the first of each class. Normalisation is measured on the held-out images.
+    Normalisation is measured on the held-out images.
+
+    Args:
+        path: the .npz file.
+        n: images of the victim, the first of each class.
+        heldout: the next ones, as controls; None: as many as n.
+        pretrain: how many of the rest to pretrain on.
+        shuffle: draw with the seed, not the first of each class.
     """
 
     path: str
-    n: int = 20
-    heldout: int | None = None
-    pretrain: int = 0
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    pretrain: Annotated[int, NUMBER_OF] = 0
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
         """Images (n, c, h, w). SimudyError for a missing or unreadable file, or arrays unlike the
         above.
         """
-        images, labels = read_arrays(Path(self.path).expanduser())
+        images, labels = read_arrays(user_path(self.path))
         pixels, numbers = (
             channels_first(as_pixels(images)),
             torch.from_numpy(labels.astype(np.int64)),
         )
-        classes = tuple(str(i) for i in range(int(numbers.max()) + 1)) if len(numbers) else ()
-        pool = Pool(numbers, classes, pixels.__getitem__)
+        pool = Pool(numbers, numbered_classes(numbers), pixels.__getitem__)
         order = pool.order(seed if self.shuffle else None)
         return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Photographs do not pack to a hundredth."""
+    with ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > BOMB and entry.file_size > 100 * entry.compress_size:
+                raise SimudyError(
+                    f"'{path}' unpacks to {entry.file_size:,} bytes, a hundred times its size: "
+                    "write it with numpy.savez"
+                )
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In this machine's order of bytes, as torch wants it."""
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"an array of {array.dtype}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -53,15 +80,18 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"no file '{path}': set data.path to an .npz archive with arrays images and labels"
         )
     try:
+        _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
-    except (KeyError, ValueError, BadZipFile, AttributeError, TypeError) as error:
+            images, labels = _native(archive["images"]), _native(archive["labels"])
+    except SimudyError:
+        raise
+    except Exception as error:  # zip, zlib and numpy raise what they like on bytes from anywhere
         raise SimudyError(
             f"'{path}' holds no plain arrays images and labels: write it with numpy.savez"
         ) from error
     if (
         labels.ndim != 1
-        or len(labels) != len(images)
+        or images.shape[:1] != labels.shape
         or not np.issubdtype(labels.dtype, np.integer)
     ):
         raise SimudyError(

@@ -34,6 +34,8 @@ def channels_first(images: Tensor) -> Tensor:
     Where both readings are possible (images 1 or 3 pixels wide) channels come first. SimudyError if
     neither is.
     """
+    if 0 in images.shape[1:]:
+        raise SimudyError(f"images have shape {tuple(images.shape)}: give some with pixels")
     if images.ndim == 3:
         return images[:, None]
     if images.ndim == 4 and images.shape[1] in (1, 3):

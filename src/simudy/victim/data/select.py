@@ -11,6 +11,8 @@ from torch import Tensor
 from simudy.errors import SimudyError
 from simudy.victim.data.images import ImageSet, Normalisation, Splits
 
+MOST_CLASSES = 10**6
+
 
 @dataclass(frozen=True, eq=False)
 class Pool:
@@ -93,6 +95,20 @@ def check_quota(classes: tuple[str, ...], held: Tensor, n: int, option: str) -> 
                 f"class '{name}' has {has} images left and data.{option}={n} takes {wants}: "
                 f"lower data.{option}, or give more images of that class"
             )
+
+
+def numbered_classes(labels: Tensor) -> tuple[str, ...]:
+    """The numbers themselves as names, for labels ``(m,)``.
+
+    Raises:
+        SimudyError: a label is negative, or beyond any number of classes.
+    """
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
+    if low < 0 or high >= MOST_CLASSES:
+        raise SimudyError(
+            f"labels run from {low} to {high}: number the classes from 0, {MOST_CLASSES:,} at most"
+        )
+    return tuple(map(str, range(high + 1)))
 
 
 def at_least_one(n: int) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
-from simudy.victim.data.select import Pool, split
+from simudy.victim.data.select import Pool, numbered_classes, split
 
 
 @dataclass
@@ -20,18 +21,23 @@ class TorchDataset:
     """A map-style dataset of (image, label) pairs; an image is a PIL picture, or uint8 or floats in
     [0, 1] as a tensor.
 
-    dataset: the object itself; as a setting, `data.dataset={_target_: torchvision.datasets.SVHN,
-    root: …}`. n: images of the victim, the first of each class. heldout: the next ones, as
-    controls; None: as many as n. pretrain: how many of the rest to pretrain on. shuffle: draw with
-    the seed, not the first of each class. Labels come from `dataset.targets` where it has them;
-    otherwise the whole dataset is read once to learn them. Normalisation is measured on the
-    held-out images: leave it out of the dataset's transforms.
+    Labels come from `dataset.targets` where it has them; otherwise the whole dataset is read once
+    to learn them. Normalisation is measured on the held-out images: leave it out of the dataset's
+    transforms.
+
+    Args:
+        dataset: the object itself; as a setting,
+            `data.dataset={_target_: torchvision.datasets.SVHN, root: …}`.
+        n: images of the victim, the first of each class.
+        heldout: the next ones, as controls; None: as many as n.
+        pretrain: how many of the rest to pretrain on.
+        shuffle: draw with the seed, not the first of each class.
     """
 
     dataset: Any
-    n: int = 20
-    heldout: int | None = None
-    pretrain: int = 0
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    pretrain: Annotated[int, NUMBER_OF] = 0
     shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
@@ -72,6 +78,6 @@ def labels_of(dataset: Any) -> Tensor:
 
 def names_of(dataset: Any, labels: Tensor) -> tuple[str, ...]:
     """The dataset's own class names if it gives one per label, else numbers."""
-    count = int(labels.max()) + 1 if len(labels) else 0
+    numbers = numbered_classes(labels)
     names = tuple(str(name) for name in getattr(dataset, "classes", ()))
-    return names if len(names) >= count else tuple(map(str, range(count)))
+    return names if len(names) >= len(numbers) else numbers

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from simudy.ranges import DEPTH, WIDTH
 from simudy.victim.models.layers import activation_named, norm_named
 
 
@@ -13,7 +15,13 @@ class CNN(nn.Module):
     """`depth` blocks of 3×3 convolution (stride 2), norm and activation; then mean over space and a
     linear layer.
 
-    norm: "none", "batch" or "group" (8 groups). activation: a name in ACTIVATIONS.
+    Args:
+        shape: ``(c, h, w)`` of an image; filled in from the data.
+        classes: number of logits; filled in from the data.
+        width: channels.
+        depth: blocks.
+        norm: "none", "batch" or "group" (8 groups).
+        activation: a name in ``ACTIVATIONS``: see ``models/layers.py``.
     """
 
     def __init__(
@@ -21,8 +29,8 @@ class CNN(nn.Module):
         shape: Sequence[int] = (3, 32, 32),
         classes: int = 10,
         *,
-        width: int = 32,
-        depth: int = 3,
+        width: Annotated[int, WIDTH] = 32,
+        depth: Annotated[int, DEPTH] = 3,
         norm: str = "none",
         activation: str = "relu",
     ):

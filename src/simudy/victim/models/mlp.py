@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from simudy.errors import SimudyError
+from simudy.ranges import DEPTH, WIDTH
 from simudy.victim.models.layers import activation_named
 
 
 class MLP(nn.Module):
-    """d → width → … → width → classes, with `depth` hidden layers; the paper's is d-1000-1000-10.
+    """d → width → … → width → classes; the paper's is d-1000-1000-10.
 
-    bias: "first" (the first layer alone, as in the paper), "all" or "none".
     The first layer is linear in the flattened image, so its displacement spans the training images.
+
+    Args:
+        shape: ``(c, h, w)`` of an image; filled in from the data.
+        classes: number of logits; filled in from the data.
+        width: units of a hidden layer.
+        depth: hidden layers.
+        activation: a name in ``ACTIVATIONS``: see ``models/layers.py``.
+        bias: "first" (the first layer alone, as in the paper), "all" or "none".
     """
 
     def __init__(
@@ -23,8 +32,8 @@ class MLP(nn.Module):
         shape: Sequence[int] = (3, 32, 32),
         classes: int = 10,
         *,
-        width: int = 1000,
-        depth: int = 2,
+        width: Annotated[int, WIDTH] = 1000,
+        depth: Annotated[int, DEPTH] = 2,
         activation: str = "relu",
         bias: str = "first",
     ):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from simudy.ranges import WIDTH
 from simudy.victim.models.layers import lookup, norm_named
 
 
 class ResNet(nn.Module):
     """3×3 stem without pooling, four stages of residual blocks, mean over space, linear.
 
-    depth: 18, 34 (basic blocks) or 50 (bottlenecks). width: channels of the first stage, doubled at
-    each next one. norm: "batch", "group" (8 groups) or "none". Depth 18, width 64 and 10 classes
-    make 11.17 million parameters.
+    Depth 18, width 64 and 10 classes make 11.17 million parameters.
+
+    Args:
+        shape: ``(c, h, w)`` of an image; filled in from the data.
+        classes: number of logits; filled in from the data.
+        depth: 18, 34 (basic blocks) or 50 (bottlenecks).
+        width: channels of the first stage, doubled at each next one.
+        norm: "batch", "group" (8 groups) or "none".
     """
 
     def __init__(
@@ -23,7 +30,7 @@ class ResNet(nn.Module):
         classes: int = 10,
         *,
         depth: int = 18,
-        width: int = 64,
+        width: Annotated[int, WIDTH] = 64,
         norm: str = "batch",
     ):
         super().__init__()

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, DEPTH, WIDTH
 
 
 class ViT(nn.Module):
     """Patches by a strided convolution, plus `position`, `depth` pre-norm blocks, mean over tokens,
     linear.
 
-    position: (1, tokens, width), learned; its displacement is a term of the attack's distance.
-    Raises SimudyError where patch does not divide the image or heads does not divide width.
+    The parameter ``position`` is ``(1, tokens, width)``; its displacement is a term of the attack's
+    distance.
+
+    Args:
+        shape: ``(c, h, w)`` of an image; filled in from the data.
+        classes: number of logits; filled in from the data.
+        patch: side of a patch, in pixels; divides the image.
+        width: of a token; a multiple of ``heads``.
+        depth: blocks.
+        heads: of the attention.
+
+    Raises:
+        SimudyError: ``patch`` does not divide the image, or ``heads`` not the width.
     """
 
     def __init__(
@@ -23,10 +36,10 @@ class ViT(nn.Module):
         shape: Sequence[int] = (3, 32, 32),
         classes: int = 10,
         *,
-        patch: int = 4,
-        width: int = 64,
-        depth: int = 2,
-        heads: int = 2,
+        patch: Annotated[int, COUNT] = 4,
+        width: Annotated[int, WIDTH] = 64,
+        depth: Annotated[int, DEPTH] = 2,
+        heads: Annotated[int, COUNT] = 2,
     ):
         super().__init__()
         c, h, w = shape

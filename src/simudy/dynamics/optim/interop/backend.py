@@ -54,6 +54,10 @@ def with_backend(rule: Rule, backend: str) -> Rule:
     by the order of ε/|g|. Under ``vmap`` TorchOpt has sgd and adagrad alone, ``higher`` all but
     Adadelta.
 
+    Args:
+        rule: a native rule, wrapped or not.
+        backend: ``native``, ``torchopt`` or ``higher``.
+
     Raises:
         SimudyError: the back end has no such rule, lacks an option in use, or differentiates it
             wrongly.

@@ -1,0 +1,256 @@
+"""What the program itself says of its settings: the values and comments of ``conf/``, the types of
+the schema, and the signatures and docstrings behind each ``_target_``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from griffe import Docstring, DocstringSectionKind
+
+from simudy.app.settings.check import locate, parameters
+from simudy.app.settings.schema import Config, settings_of
+from simudy.attack.dummy import new_dummy
+from simudy.attack.evidence import Evidence
+from simudy.attack.search import Outer
+from simudy.dynamics.recipe import Recipe
+from simudy.plain import named
+
+CONF = Path(__file__).parents[2] / "conf"
+OPEN = object()  # no default: must be given
+# The sections that a part of the library answers to, whose docstring explains their keys.
+EXPLAINED = {"recipe": Recipe, "outer": Outer, "evidence": Evidence, "dummy": new_dummy}
+# Fields of a method of attack that another setting fills in.
+SHARED = {
+    "distance": "distance",
+    "tv": "prior.tv",
+    "box": "prior.box",
+    "images": "dummy.images",
+    "decay": "dummy.decay",
+    "start": "dummy.start",
+    "labels": "dummy.labels",
+    "noise": "dummy.noise",
+    "learn": "dummy.learn",
+    "recipe": "attack.recipe",
+    "adjoint": "adjoint",
+    "gradient": "gradient",
+}
+GUESS = "the attacker's guess; null: as the victim's"
+
+
+@dataclass
+class Key:
+    """One setting, in the words a reader finds."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+
+
+@dataclass
+class Field:
+    """What is known of an argument or of a setting in the schema."""
+
+    type: str = ""
+    default: Any = OPEN
+    meaning: str = ""
+
+
+def general() -> list[Key]:
+    """Every key that the schema types, with the value and the comment of ``conf/config.yaml``."""
+    path = CONF / "config.yaml"
+    values, notes = flat(load(path)), comments(path)
+    for section, chosen in chosen_options(path):
+        values |= flat(load(chosen), f"{section}.")
+        notes |= {f"{section}.{name}": note for name, note in comments(chosen).items()}
+    keys = [
+        Key(name, field.type, values.get(name, field.default), notes.get(name) or field.meaning)
+        for name, field in schema(Config).items()
+    ]
+    known = schema(Config)
+    for name in (name for name in values if name.startswith("attack.")):
+        kind = known.get(name.removeprefix("attack."), Field()).type
+        keys.append(Key(name, kind, values[name], notes.get(name) or GUESS))
+    return keys
+
+
+def chosen_options(path: Path) -> Iterator[tuple[str, Path]]:
+    """The options that fill a section of the schema, unless told otherwise."""
+    sections = {field.name for field in dataclasses.fields(Config)}
+    for entry in load(path)["defaults"]:
+        for group, name in entry.items() if isinstance(entry, dict) else ():
+            if group in sections and dataclasses.is_dataclass(settings_of(Config)[group]):
+                yield group, CONF / group / f"{name}.yaml"
+
+
+def option(path: Path) -> list[Key]:
+    """The keys of one file of a group: its own, and what its ``_target_`` takes beside them."""
+    own, base = load(path), based_on(path)
+    inherited = load(path.with_name(f"{base}.yaml")) if base else {}
+    target = own.get("_target_") or inherited.get("_target_")
+    takes = arguments(target) if target else schema(Config, under=f"{path.parent.name}.")
+    named_here = [*own] if base else [*own, *(name for name in takes if name not in own)]
+    return [
+        key
+        for name in named_here
+        if name not in ("_target_", "defaults")
+        for key in node(
+            name,
+            completed(own.get(name), inherited.get(name)),
+            takes.get(name, Field()),
+            comments(path),
+            path,
+        )
+    ]
+
+
+def completed(value: Any, inherited: Any) -> Any:
+    """A node that leaves its ``_target_`` to the file it starts from."""
+    if isinstance(value, dict) and isinstance(inherited, dict):
+        return {"_target_": inherited.get("_target_"), **value}
+    return value
+
+
+def node(
+    name: str, value: Any, field: Field, notes: dict[str, str], path: Path, inside: str = ""
+) -> Iterator[Key]:
+    """One key, or a node of keys with a ``_target_`` of its own."""
+    full, note = f"{path.parent.name}.{inside}{name}", notes.get(f"{inside}{name}")
+    if isinstance(value, dict):
+        target = value.get("_target_")
+        takes = arguments(target) if target else schema(Config, under=f"{full}.")
+        if target:
+            meaning = note or field.meaning or "an object, by its `_target_`"
+            yield Key(f"{full}._target_", "", target, meaning)
+        for key, inner in value.items():
+            if key != "_target_":
+                known = takes.get(key, Field())
+                yield from node(key, inner, known, notes, path, f"{inside}{name}.")
+        return
+    given = field.default if value is None and field.default is not OPEN else value
+    shared = SHARED.get(name) if path.parent.name == "attack" and value is None else None
+    if shared:
+        yield Key(full, "", f"= {shared}", "as there; given here, for this method alone")
+    else:
+        left_out = "left out" if given is None else ""
+        yield Key(full, field.type, given, note or field.meaning or left_out)
+
+
+def arguments(target: str) -> dict[str, Field]:
+    """What a class or function takes, by name."""
+    made = locate(target, "conf")
+    hints, notes = parameters(made), documented(made)
+    signature = inspect.signature(made).parameters
+    defaults = factories(made)
+    return {
+        name: Field(
+            words(hint),
+            defaults.get(
+                name, OPEN if signature[name].default is inspect._empty else signature[name].default
+            ),
+            notes.get(name, "") or (f"see `{target}`" if target.startswith("torch.") else ""),
+        )
+        for name, hint in hints.items()
+    }
+
+
+def factories(made: Any) -> dict[str, Any]:
+    """The defaults of a dataclass that are made anew each time."""
+    fields = dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
+    makers = {field.name: field.default_factory for field in fields}
+    return {name: make() for name, make in makers.items() if make is not dataclasses.MISSING}
+
+
+def documented(made: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring says of each argument; a class asks those it derives from too."""
+    notes: dict[str, str] = {}
+    for owner in reversed(made.__mro__[:-1] if inspect.isclass(made) else [made]):
+        text = inspect.cleandoc(owner.__doc__ or "")
+        for section in Docstring(text).parse("google", warnings=False):
+            if section.kind in (DocstringSectionKind.parameters, DocstringSectionKind.attributes):
+                for item in section.value:
+                    said = " ".join(item.description.split()).rstrip(".")
+                    said = re.sub(r"\bNone\b", "null", said)  # as a person types it
+                    notes |= dict.fromkeys(re.split(r",\s*", item.name), said)
+    return notes
+
+
+def schema(owner: Any, *, prefix: str = "", under: str = "") -> dict[str, Field]:
+    """The settings of a dataclass of the schema, nested ones included, by dotted name; those
+    ``under`` a prefix without it.
+    """
+    notes = source_comments(owner) | documented(owner)
+    section = prefix.partition(".")[0]
+    explained = documented(EXPLAINED[section]) if section in EXPLAINED else {}
+    found: dict[str, Field] = {}
+    for field in dataclasses.fields(owner):
+        hint, name = settings_of(owner)[field.name], prefix + field.name
+        if dataclasses.is_dataclass(hint):
+            found |= schema(hint, prefix=f"{name}.")
+            continue
+        made = field.default_factory
+        default = field.default if made is dataclasses.MISSING else made()
+        said = notes.get(field.name) or explained.get(field.name, "")
+        found[name] = Field(words(hint), default, said)
+    return {k.removeprefix(under): field for k, field in found.items() if k.startswith(under)}
+
+
+def source_comments(owner: type) -> dict[str, str]:
+    """The comments behind the fields of a dataclass."""
+    return dict(re.findall(r"^    (\w+): .*?#\s*(.+)$", inspect.getsource(owner), re.MULTILINE))
+
+
+def comments(path: Path) -> dict[str, str]:
+    """The comment behind each key of a YAML file, by dotted name."""
+    found, stack = {}, []
+    for line in path.read_text().splitlines():
+        if match := re.match(r"^(\s*)([\w/]+):(.*)$", line):
+            stack[len(match[1]) // 2 :] = [match[2]]
+            if note := re.search(r"\s#\s*(.+)$", match[3]):
+                found[".".join(stack).removesuffix("._target_")] = note[1]
+    return found
+
+
+def head(path: Path) -> str:
+    """The comment at the top of a file, in one line."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines += [] if "@package" in line else [line.lstrip("# ")]
+    return " ".join(lines)
+
+
+def based_on(path: Path) -> str:
+    """The file of the same group that this one starts from, if any."""
+    names = [name for name in load(path).get("defaults", []) if isinstance(name, str)]
+    return next((name for name in names if name != "_self_"), "")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A YAML file as plain data."""
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = isinstance(value, dict) and name != "hydra"
+        found |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return found
+
+
+def words(hint: Any) -> str:
+    """A type as a person says it."""
+    text = "" if hint in (Any, inspect._empty) else named(hint)
+    text = re.sub(r"from (\S+) to [\d,]{9,}", r"\1 or more", text)  # as good as no end
+    return text.replace(" or null", "; or null")

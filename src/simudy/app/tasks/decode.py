@@ -1,0 +1,37 @@
+"""After the search, on request: the images decoded from the units they never fired."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from simudy.attack.evidence import Evidence
+from simudy.attack.first_layer.off_units import decode_off_units
+from simudy.attack.search import Reconstruction
+from simudy.errors import SimudyError
+
+log = logging.getLogger(__name__)
+
+
+def decode(found: Reconstruction, evidence: Evidence) -> tuple[Reconstruction, dict[str, Any]]:
+    """What the search found, exact where all images are certified, and facts for the result.
+
+    Objective and distance stay those of the search's images. ``certified`` counts the certified
+    images; ``certificates`` lists them all, in the order of the images, where these were replaced.
+    """
+    if found.status == "interrupted":
+        return found, {}
+    try:
+        decoded = decode_off_units(evidence, found.images)
+    except SimudyError as reason:
+        log.warning("outer.decode: %s", reason)
+        return found, {"certified": None}
+    count = int(decoded.certified.sum())
+    log.info("off units certify %d of %d images", count, decoded.n)
+    if not decoded.complete:
+        log.info("these alone do not determine the images: those of the search are kept")
+        return found, {"certified": count}
+    labels = found.labels[decoded.starts]
+    exact = dataclasses.replace(found, images=decoded.images, labels=labels)
+    return exact, {"certified": count, "certificates": decoded.certificates.tolist()}

@@ -1,0 +1,59 @@
+"""Twelve foreign training scripts (``examples/audits``): each is understood to the last bit.
+
+Evidence is made by the command as a person would type it; the run it describes, simulated on the
+true images, lands on the weights that plain torch published.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import result
+from safetensors.torch import load_file
+
+from simudy import Evidence, simulate
+from simudy.attack.findings import spacing
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "audits"
+sys.path.insert(0, str(EXAMPLES))
+import foreign  # noqa: E402
+
+
+@pytest.mark.parametrize("name", foreign.SITUATIONS)
+def test_the_true_images_land_on_the_published_weights(cli, tmp_path, name):
+    words = foreign.audit(name, tmp_path / "files")
+    outcome = cli(*words, "outer.iterations=2", "hydra.run.dir=run", tiny=False)
+    assert outcome.code == 0, outcome.err
+    assert result(tmp_path / "run")["status"] == "finished"
+    outputs = {"outputs": 1} if "+model.outputs=1" in words else {}
+    norm = {"norm": True} if name == "batchnorm" else {}
+    kind = foreign.Cnn if "model._target_=foreign.Cnn" in words else foreign.Mlp
+    evidence = Evidence.load(tmp_path / "run/evidence", kind(**outputs, **norm))
+    images, labels = foreign.faces()
+    if name == "regression":
+        labels = foreign.targets()[:, None]
+    recipe = evidence.recipe
+    with torch.no_grad():
+        batches, rules = recipe.collate(images, labels), recipe.rules(len(images))
+        end = simulate(evidence.model.loss, evidence.initial, batches, rules)
+    for key, published in evidence.final.items():
+        off = (end[key] - published).abs()
+        rounding = spacing(published, torch.bfloat16).max() if evidence.precision else 0.0
+        assert bool((off <= 1e-5 + 2 * rounding).all()), (key, float(off.max()))
+    moved = max(float((evidence.final[k] - evidence.initial[k]).abs().max()) for k in end)
+    assert moved > 1e-3
+
+
+def test_real_targets_are_learned_or_given(cli, tmp_path):
+    words = foreign.audit("regression", tmp_path / "files")
+    short = ("outer.iterations=2", "hydra.run.dir=run")
+    error = cli(*words, "dummy.labels=balanced", *short, tiny=False).error
+    assert "real targets: set dummy.labels=learned" in error
+    given = "dummy.labels=[-1.5,0.5,1,0,0,0,0,0]"
+    outcome = cli(*words, given, "outer.lrs={labels: 1e-9}", *short, tiny=False)
+    assert outcome.code == 0, outcome.err
+    labels = load_file(tmp_path / "run/reconstruction.safetensors")["labels"]
+    assert labels[:3, 0].tolist() == pytest.approx([-1.5, 0.5, 1.0])

@@ -39,7 +39,7 @@ def fit_to_memory(
     """
     allowed = limit * 1024 if limit else _SHARE * _memory_mb(device)
     before = estimated_mb(method, evidence, n=n)
-    ways = [method, *_leaner(method, recipe_of(method, evidence).steps(n))]
+    ways = [method, *_leaner(method.fitted(evidence), recipe_of(method, evidence).steps(n))]
     if before <= allowed or len(ways) == 1:
         return method
     estimates = [estimated_mb(m, evidence, n=n) for m in ways]
@@ -58,7 +58,7 @@ def estimated_mb(method: Method, evidence: Evidence, *, n: int) -> float:
     """
     recipe, params = recipe_of(method, evidence), size(evidence.initial)
     work = min(recipe.batch_size or n, n) * _activations(evidence)
-    per_step = (method.gradient or Reverse()).kept(evidence.initial, work)
+    per_step = (method.fitted(evidence).gradient or Reverse()).kept(evidence.initial, work)
     adjoint, steps = method.adjoint or Direct(), recipe.steps(n) if method.adjoint else 1
     kept = adjoint.kept(steps, per_step=per_step, params=params)
     return (kept + 3 * (work + params)) / 2**20

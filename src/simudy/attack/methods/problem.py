@@ -68,7 +68,7 @@ class Method:
 
     Attributes:
         recipe: the run it simulates, where that is not the evidence's. None: that one, or no run.
-        gradient: how its gradients are differentiated. None: it has none.
+        gradient: how its gradients are differentiated. None: it has none, or ``fitted`` chooses.
         adjoint: how its simulated run is differentiated. None: it simulates no run.
     """
 
@@ -79,3 +79,7 @@ class Method:
     def problem(self, evidence: Evidence, *, seed: int) -> Problem:
         """The problem for this evidence; ``seed`` draws the initial dummies."""
         raise NotImplementedError
+
+    def fitted(self, evidence: Evidence) -> Method:
+        """With what is left open chosen by the evidence. Default: nothing is."""
+        return self

@@ -110,10 +110,13 @@ class Simudy(Method):
             generator=torch.Generator().manual_seed(seed),
         )
         first = self._first(coordinates, evidence)
-        settings = dataclasses.replace(
-            self, gradient=self.gradient or fitting_gradient(evidence.recipe)
+        return SimudyProblem(
+            self.fitted(evidence), coordinates.reduced(evidence), dummy, first=first
         )
-        return SimudyProblem(settings, coordinates.reduced(evidence), dummy, first=first)
+
+    def fitted(self, evidence: Evidence) -> Simudy:
+        recipe = self.recipe or evidence.recipe
+        return dataclasses.replace(self, gradient=self.gradient or fitting_gradient(recipe))
 
     def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
         if isinstance(coordinates, SpanCoordinates):

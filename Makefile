@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 TORCH  := $(shell grep '^torch==' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test slow lint docs clean
+.PHONY: demo test slow lint docs package clean
 
 demo: $(STAMP)
 	$(BIN)/simudy
@@ -29,6 +29,15 @@ docs: $(VENV)/.docs
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
+
+# The sdist, and a wheel made of it, which is to hold every file that the package needs.
+package: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet -c constraints.txt build
+	$(BIN)/python -m build --outdir dist . > build.log 2>&1 || (cat build.log; exit 1)
+	! grep -i "warning" build.log
+	rm build.log
+	$(BIN)/python tests/wheel.py dist
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache runs

@@ -59,7 +59,8 @@ def row(
     found = run_linearity(module.eval().to(device), images, labels, recipe)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = (torch.cuda.max_memory_allocated() if device == "cuda" else resident) / 2**30
-    figures = f"{found['m_lin']:.4f} | {paper} | {found['parameters']:,} | {found['seconds']:.1f} s | {peak:.1f} GiB"
+    took = f"{found['seconds']:.1f} s | {peak:.1f} GiB"
+    figures = f"{found['m_lin']:.4f} | {paper} | {found['parameters']:,} | {took}"
     print(f"| {name} | {figures} |", flush=True)
 
 

@@ -6,7 +6,8 @@ functional), and the paper's unroll, in which θ is a flat vector cut into views
 are medians of turns taken in one process; memory is the most resident (CPU) or allocated (CUDA)
 memory of a fresh process above what it holds once set up and warm.
 
-python benchmarks/peers.py [--cases mlp conv conv32] [--steps 4 16 64] [--methods "simudy Traced Direct" higher]
+python benchmarks/peers.py [--cases mlp conv conv32] [--steps 4 16 64]
+    [--methods "simudy Traced Direct" higher]
                            [--device cpu] [--repeats 5]
 """
 

@@ -33,7 +33,9 @@ def train_victim(
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Tensors that a test makes are float64: ``pytestmark = pytest.mark.usefixtures("float64")``."""
+    """Tensors that a test makes are float64: ``pytestmark =
+    pytest.mark.usefixtures("float64")``.
+    """
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

@@ -1,5 +1,5 @@
-"""A person's wish to stop, as a flag: signal handlers set it, and every loop looks at it between two
-steps, where nothing is half done.
+"""A person's wish to stop, as a flag: signal handlers set it, and every loop looks at it between
+two steps, where nothing is half done.
 """
 
 from __future__ import annotations

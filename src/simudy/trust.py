@@ -1,4 +1,5 @@
-"""Which classes a file that is read back may name: ours, torch's, and what this very call names too.
+"""Which classes a file that is read back may name: ours, torch's, and what this very call names
+too.
 
 A name is judged before anything is imported, and what it leads to once more by where it was
 defined: ``simudy.files.os.system`` begins like ours and is not.

@@ -28,7 +28,8 @@ FILES = (
 
 
 def test_help_is_free_of_torch():
-    code = "import sys; from simudy.app.cli import run_cli as run; sys.exit(run(['--help']) or 'torch' in sys.modules)"
+    ask = "sys.exit(run(['--help']) or 'torch' in sys.modules)"
+    code = f"import sys; from simudy.app.cli import run_cli as run; {ask}"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "evidence.initial" in shown.stdout and "model: cnn, mlp, resnet, vit" in shown.stdout
@@ -147,7 +148,8 @@ class SignSGD(PerTensor):
 class Net(nn.Module):
     def __init__(self, hidden: int = 4):
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 2))
+        first, last = nn.Linear(64, hidden), nn.Linear(hidden, 2)
+        self.layers = nn.Sequential(nn.Flatten(), first, nn.Tanh(), last)
     def forward(self, x):
         return self.layers(x)
 """

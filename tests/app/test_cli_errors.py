@@ -11,7 +11,8 @@ MODULE = """
 from torch import nn
 class Net(nn.Sequential):
     def __init__(self, hidden: int = 4):
-        super().__init__(nn.Flatten(), nn.Linear(64, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Linear(hidden, 2))
+        first, last = nn.Linear(64, hidden), nn.Linear(hidden, 2)
+        super().__init__(nn.Flatten(), first, nn.BatchNorm1d(hidden), nn.Tanh(), last)
 """
 AUDIT = (
     *(

@@ -18,7 +18,10 @@ from conftest import TINY, result
 from simudy.app.sweep.command import main, summarise
 from simudy.app.sweep.jobs import read_jobs, swept_keys
 
-MULTIRUN = "hydra:\n  sweeper:\n    _target_: hydra._internal.BasicSweeper\n    params: null\n  overrides:\n    task: {}\n"
+MULTIRUN = (
+    "hydra:\n  sweeper:\n    _target_: hydra._internal.BasicSweeper\n    params: null\n"
+    "  overrides:\n    task: {}\n"
+)
 
 
 def job(sweep: Path, settings: dict[str, object], **found: object) -> Path:

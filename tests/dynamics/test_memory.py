@@ -21,7 +21,8 @@ images = torch.randn(2, 1000, requires_grad=True)
 
 def run(steps):
     batches = [(images, torch.arange(2))] * steps
-    end = simulate(model.loss, model.params, batches, SGD(lr=0.1), adjoint=Recompute(4), gradient=GRADIENT())
+    how = {"adjoint": Recompute(4), "gradient": GRADIENT()}
+    end = simulate(model.loss, model.params, batches, SGD(lr=0.1), **how)
     torch.autograd.grad(end["weight"].sum(), images)
 
 run(8)

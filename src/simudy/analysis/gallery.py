@@ -176,7 +176,8 @@ def _pairs(truth: np.ndarray, shown: np.ndarray, score: Score, title: str) -> Sh
         _pair(sheet, grid.corner(place), truth[i], shown, score.pairs[i], score.highest_floor)
     for row in range(grid.rows):
         _row_labels(sheet, HEADER + row * grid.pitch, grid.height)
-    note = "Best first. Bar: SSIM of the pair from 0 to 1 (paper's protocol); the tick marks the highest floor."
+    bar = "Bar: SSIM of the pair from 0 to 1 (paper's protocol); the tick marks the highest floor."
+    note = f"Best first. {bar}"
     sheet.text(note, MARGIN, sheet.height - 30, 17, SOFT)
     return sheet
 

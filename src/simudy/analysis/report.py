@@ -91,7 +91,7 @@ def _section(heading: str, content: str) -> str:
 
 
 # The headline
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 
 
 def _headline(score: Score | None, result: Mapping) -> str:
@@ -108,10 +108,12 @@ def _verdict(score: Score | None) -> str:
         return (
             "There was no secret to compare with, so there is no score: judge the pictures by eye."
         )
-    figures = f"SSIM {score.ssim_paper:.4f} against {score.highest_floor:.4f}, the best of what saw no weights"
+    floor = f"{score.highest_floor:.4f}, the best of what saw no weights"
+    figures = f"SSIM {score.ssim_paper:.4f} against {floor}"
     if score.above_floor:
         return f'<span class="good">Above every floor</span>: {figures}.'
-    return f'<span class="poor">Not above chance</span>: {figures}. These images were not read out of the weights.'
+    verdict = "These images were not read out of the weights."
+    return f'<span class="poor">Not above chance</span>: {figures}. {verdict}'
 
 
 def _score_figures(score: Score | None) -> list[tuple[str, str]]:
@@ -145,17 +147,19 @@ def _floors(score: Score) -> str:
         **{FLOORS[name]: value for name, value in score.floor.items()},
     }
     bars = [_bar(name, value) for name, value in values.items() if value is not None]
-    note = "The paper's protocol applied to images that know nothing of the weights, as many as the attack offered."
+    others = "images that know nothing of the weights, as many as the attack offered"
+    note = f"The paper's protocol applied to {others}."
     return f'<div class="bars">{"".join(bars)}</div>\n<p class="note">{note}</p>'
 
 
 def _bar(name: str, value: float) -> str:
     width = 100 * min(max(value, 0.0), 1.0)
-    return f'<span>{name}</span><div class="track"><i style="width:{width:.2f}%"></i></div><b>{value:.4f}</b>'
+    bar = f'<div class="track"><i style="width:{width:.2f}%"></i></div>'
+    return f"<span>{name}</span>{bar}<b>{value:.4f}</b>"
 
 
 # The pictures
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 
 
 def _inline(png: bytes) -> str:
@@ -189,7 +193,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 # The curves
-# -----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 
 
 def _curves(history: Sequence[Row], score: Score | None) -> str:
@@ -277,7 +281,7 @@ def _dress(axes: Axes, title: str, colours: Mapping[str, str]) -> None:
 
 
 # The tables
-# -----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 
 
 def flatten(nested: Mapping, prefix: str = "") -> dict[str, object]:
@@ -308,7 +312,7 @@ def _shown(value: object) -> str:
 
 
 # The style
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 
 
 def _style() -> str:
@@ -325,7 +329,8 @@ def _style() -> str:
 
 RULES = """\
 * { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif }
 main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px }
 h1 { font-size: 28px; line-height: 1.25; margin: 0 0 8px; overflow-wrap: anywhere }
 h2 { font-size: 17px; margin: 0 0 12px }
@@ -337,15 +342,20 @@ section { padding: 20px 24px; margin-top: 20px } .tile { padding: 14px 16px }
 .tile b { display: block; font-size: 24px; font-variant-numeric: tabular-nums }
 .tile:first-child b { color: var(--accent) }
 .tile span, .note, figcaption { color: var(--soft); font-size: 13px } .note { margin: 12px 0 0 }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 8px 14px; align-items: center }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content;
+  gap: 8px 14px; align-items: center }
 .bars b { font-variant-numeric: tabular-nums; font-weight: 500 }
 .track { height: 10px; border-radius: 5px; background: var(--line); overflow: hidden }
-.track i { display: block; height: 100%; background: var(--soft) } .track:nth-of-type(1) i { background: var(--accent) }
-img { max-width: 100% } .card { display: block; width: 100%; border-radius: 8px } .plot { display: block; width: 100% }
+.track i { display: block; height: 100%; background: var(--soft) }
+.track:nth-of-type(1) i { background: var(--accent) }
+img { max-width: 100% } .card { display: block; width: 100%; border-radius: 8px }
+.plot { display: block; width: 100% }
 .film { display: flex; gap: 8px; overflow-x: auto }
 figure { margin: 0; flex: 1 0 72px; max-width: 120px; text-align: center }
-.pixels { display: block; width: 100%; margin-top: 6px; border-radius: 4px; image-rendering: pixelated }
-table { border-collapse: collapse; width: 100%; font-size: 14px } tr + tr { border-top: 1px solid var(--line) }
+.pixels { display: block; width: 100%; margin-top: 6px; border-radius: 4px;
+  image-rendering: pixelated }
+table { border-collapse: collapse; width: 100%; font-size: 14px }
+tr + tr { border-top: 1px solid var(--line) }
 th { text-align: left; font-weight: 500; color: var(--soft); width: 34%; padding: 5px 12px 5px 0 }
 td { padding: 5px 0; font-variant-numeric: tabular-nums } th, td { overflow-wrap: anywhere }
 """

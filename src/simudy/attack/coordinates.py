@@ -1,9 +1,9 @@
 """What numbers an image is sought in: its pixels, its frequencies, or its coefficients in the first
 layer's span.
 
-The image is the same; the outer optimizer's steps are not. Each kind says what shape its latent has,
-which images the latent stands for and what the simulated run trains on. All latents have entries of
-about the size of a normalised pixel, so the same noise and step sizes serve.
+The image is the same; the outer optimizer's steps are not. Each kind says what shape its latent
+has, which images the latent stands for and what the simulated run trains on. All latents have
+entries of about the size of a normalised pixel, so the same noise and step sizes serve.
 """
 
 from __future__ import annotations

@@ -99,7 +99,9 @@ def is_left_out(job: str, sweep: Path) -> bool:
 
 @contextmanager
 def at_work(root: Path) -> Iterator[None]:
-    """Leave a note that the job in ``root`` has begun, until it ends in any way but being killed."""
+    """Leave a note that the job in ``root`` has begun, until it ends in any way but being
+    killed.
+    """
     (root / BEGUN).touch()
     try:
         yield

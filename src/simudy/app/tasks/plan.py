@@ -1,4 +1,6 @@
-"""An attack before it starts: its memory, the way to differentiate that fits, and both in one line."""
+"""An attack before it starts: its memory, the way to differentiate that fits, and both in one
+line.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,10 @@ from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
 _CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no noise
-_NOT_LINEAR = "the model's first layer is not linear in the flattened image: set dummy.images=frequencies or pixels"
+_NOT_LINEAR = (
+    "the model's first layer is not linear in the flattened image: set dummy.images=frequencies "
+    "or pixels"
+)
 
 
 class NoSpan(SimudyError):
@@ -61,8 +64,9 @@ class Span:
             rank: its dimension, if known. Default: where the singular values fall off.
 
         Raises:
-            SimudyError: the first layer is not linear in the image, or did not train; the rule leaves
-                the span of the gradients; or the span has more dimensions than there are images.
+            SimudyError: the first layer is not linear in the image, or did not train; the rule
+                leaves the span of the gradients; or the span has more dimensions than there are
+                images.
         """
         layer = first_linear(evidence)
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)

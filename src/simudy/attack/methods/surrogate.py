@@ -22,8 +22,8 @@ class Surrogate(Weighted):
 
     Zhu, Yao & Blaschko, Surrogate Model Extension (SME), ICML 2023: one gradient per outer step, so
     up to 100 times cheaper than a simulated run. There α and x̂ are clipped to their ranges after
-    each step and labels are known; here α is the sigmoid of the variable ``alpha`` (a step size of 4e-3
-    is their 1e-3 at α = ½), the range of x̂ a penalty. ``weights`` are not used. Variables:
+    each step and labels are known; here α is the sigmoid of the variable ``alpha`` (a step size of
+    4e-3 is their 1e-3 at α = ½), the range of x̂ a penalty. ``weights`` are not used. Variables:
     ``latent``, ``alpha``.
 
     Args:

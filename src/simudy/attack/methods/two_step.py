@@ -14,8 +14,8 @@ class TwoStep(OneStep):
     over x̂, λ and λ'.
 
     Loo et al., Understanding Reconstruction Attacks with the Neural Tangent Kernel, ICLR 2024, as
-    run in the comparison of Tian et al., ICLR 2025; all else as ``OneStep``. The variable ``weights (2,
-    m)`` holds λ and λ'.
+    run in the comparison of Tian et al., ICLR 2025; all else as ``OneStep``. The variable ``weights
+    (2, m)`` holds λ and λ'.
     """
 
     POINTS: ClassVar[tuple[str, ...]] = ("initial", "final")

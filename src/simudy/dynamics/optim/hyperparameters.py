@@ -23,8 +23,8 @@ def hyperparameters(rule: Rule) -> dict[str, Scalar]:
 
     Example:
         >>> from simudy.dynamics.optim import Adadelta, ClippedByValue
-        >>> hyperparameters(ClippedByValue(Adadelta(), max_value=2.0))
-        {'rule/lr': 1.0, 'rule/rho': 0.9, 'rule/eps': 1e-06, 'rule/weight_decay': 0.0, 'max_value': 2.0}
+        >>> list(hyperparameters(ClippedByValue(Adadelta(), max_value=2.0)))
+        ['rule/lr', 'rule/rho', 'rule/eps', 'rule/weight_decay', 'max_value']
     """
     found: dict[str, Any] = {}
     _map(lambda path, value: found.setdefault(path, value), rule)

@@ -32,7 +32,8 @@ class RAdam(Decaying):
 
     Example:
         >>> rule, params = RAdam(lr=0.1), {"w": torch.ones(1)}
-        >>> rule.update({"w": torch.tensor([2.0])}, rule.init(params), params)[0]["w"]  # not adaptive yet
+        >>> first = {"w": torch.tensor([2.0])}  # not adaptive yet
+        >>> rule.update(first, rule.init(params), params)[0]["w"]
         tensor([0.8000])
     """
 

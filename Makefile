@@ -35,7 +35,7 @@ package: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m pip install --quiet -c constraints.txt build
 	$(BIN)/python -m build --outdir dist . > build.log 2>&1 || (cat build.log; exit 1)
-	! grep -i "warning" build.log
+	! grep -E "WARNING|[a-z]Warning" build.log
 	rm build.log
 	$(BIN)/python tests/wheel.py dist
 

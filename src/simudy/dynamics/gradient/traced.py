@@ -98,16 +98,18 @@ class Traced(Mixed):
         return graph(*tensors)
 
     def _recorded(self, fn: Function, tensors: Sequence[Tensor]) -> Function:
+        # Within the transforms what is done to the plain numbers would be wrapped again.
+        with temporarily_clear_interpreter_stack():
+            plain = [_plain(t) for t in tensors]
         try:
-            with (
-                temporarily_clear_interpreter_stack()
-            ):  # or what is done to the plain numbers would be wrapped again
-                plain = [_plain(t) for t in tensors]
+            with temporarily_clear_interpreter_stack():
                 graph = _pruned(make_fx(fn)(*plain))
                 run = _compiled(graph, self.compile, plain[0].device) if self.compile else graph
                 others = [_moved(t) for t in plain]  # what was recorded as a constant shows
                 off, size = _difference(run(*others), fn(*others))
         except Exception as error:  # whatever a module may do that a recorder cannot follow
+            with temporarily_clear_interpreter_stack():
+                fn(*plain)  # what fails without a recorder is no matter of recording
             raise SimudyError(
                 f"{self} cannot record this loss: use Mixed(), which runs it. {error}"
             ) from error
@@ -195,4 +197,4 @@ def _difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> tuple[float
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
-    return sum(float(t.detach().double().square().sum()) for t in tensors) ** 0.5
+    return sum(float(t.detach().abs().double().square().sum()) for t in tensors) ** 0.5

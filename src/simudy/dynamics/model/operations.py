@@ -94,6 +94,16 @@ def _refused(name: str, instead: str, *args: Any, **kwargs: Any) -> Any:
     raise SimudyError(f"{name} has no exact second derivative in torch: {instead}")
 
 
+def _read(own: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """``tensor.item()`` and its like, for tensors that are constants."""
+    if tensor.requires_grad:
+        raise SimudyError(
+            f"the loss reads a number out of a tensor ({own.__name__}), whose derivative would be "
+            "lost: keep it a tensor, or detach() first what does not enter the loss"
+        )
+    return own(tensor, *args, **kwargs)
+
+
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
     value, gate = input.chunk(2, dim)
     return value * gate.sigmoid()
@@ -123,6 +133,10 @@ _EXACT: dict[Any, Callable[..., Any]] = {
     F.embedding: _embedding,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,
+    **{
+        own: partial(_read, own)
+        for own in (Tensor.item, Tensor.__float__, Tensor.__int__, Tensor.tolist, Tensor.numpy)
+    },
     **{
         function: partial(_refused, name, instead)
         for name, instead, functions in (

@@ -8,7 +8,7 @@ from torch import nn
 from simudy import SGD, Evidence, Factored, Recipe, Reverse
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics.gradient.compact import compact
-from simudy.dynamics.gradient.factored import FactoredWeight
+from simudy.dynamics.gradient.factored_weight import FactoredWeight
 
 N, STEPS = 3, 4
 

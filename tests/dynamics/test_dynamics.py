@@ -20,7 +20,7 @@ from simudy import (
     simulate,
 )
 from simudy.dynamics import tree
-from simudy.dynamics.gradient.factored import FactoredWeight
+from simudy.dynamics.gradient.factored_weight import FactoredWeight
 
 ADJOINTS = [Direct(), Recompute(1), Recompute(3)]
 GRADIENTS = [

@@ -21,7 +21,7 @@ from torch import Tensor
 from simudy import StatelessModel, simulate
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct
-from simudy.dynamics.gradient import Factored, Reverse
+from simudy.dynamics.gradient import Reverse
 from simudy.dynamics.optim import from_torch, scaled
 
 torch.set_num_threads(1)
@@ -151,7 +151,7 @@ def awaited(case: Case) -> str | None:
         return "fused norms"
     if case.rule == "RAdam" and case.learned and "beta2" in case.on:
         return "RAdam"
-    return "factored" if case.penalty and isinstance(case.gradient, Factored) else None
+    return None
 
 
 def check(case: Case) -> None:
@@ -232,7 +232,6 @@ AWAITED = {
         "learned": True,
         "seed": 2,  # β₂ = 0.34
     },
-    "factored, a penalty on the weights": {"penalty": True, "gradient": Factored(layers="all")},
 }
 
 

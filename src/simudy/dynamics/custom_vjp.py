@@ -16,6 +16,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
 from simudy.dynamics import tree
+from simudy.dynamics.ambient import ambient_autocast
 from simudy.errors import SimudyError
 
 Value = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
@@ -92,6 +93,7 @@ class _CustomVjp(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         _, ctx.pullback, ctx.plain, *leaves = inputs
+        ctx.autocast = ambient_autocast()
         ctx.save_for_backward(*leaves)
 
     @staticmethod
@@ -99,7 +101,8 @@ class _CustomVjp(torch.autograd.Function):
         # A graph of this pass is wanted: torch's forward derivatives are not all differentiated
         # rightly, or at all, and the graph of one is the larger.
         pullback = _pulled_again if torch.is_grad_enabled() else _pulled_once
-        products = pullback(ctx, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
+        with ctx.autocast():  # what runs here ran there in the forward pass
+            products = pullback(ctx, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
         return None, None, None, *products
 
 

@@ -38,6 +38,18 @@ def rebuild(tree: Any, new: Sequence[Any]) -> Any:
     return copy.deepcopy(tree, memo)
 
 
+def step_leaves(params: Params, batch: Any) -> list[Tensor]:
+    """Every parameter, then the leaves of ``batch``. A tensor that is in both, or twice among the
+    parameters, is listed for each of these places: a derivative by one place moves it there alone.
+    """
+    return [*params.values(), *leaves(batch)]
+
+
+def rebuild_step(params: Params, batch: Any, new: Sequence[Any]) -> tuple[Params, Any]:
+    """``(params, batch)`` with ``new`` in place of their ``step_leaves``."""
+    return dict(zip(params, new, strict=False)), rebuild(batch, new[len(params) :])
+
+
 def structure(tree: Any) -> str:
     """All of a tree but its tensors: names, numbers, nesting, and which places share a tensor."""
     return repr(rebuild(tree, [f"<{i}>" for i in range(len(leaves(tree)))]))

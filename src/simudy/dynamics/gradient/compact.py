@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simudy.dynamics.gradient.factored import FactoredWeight, LowRank
+from simudy.dynamics.gradient.factored_weight import FactoredWeight, LowRank
 
 
 def compact(displacement: Tensor, weight: Tensor, *, rank: int, steps: int) -> Tensor:

@@ -1,259 +1,37 @@
-"""Linear weights that are never formed: θ0 plus the low-rank gradients met so far.
+"""The gradient mode that keeps linear weights as θ0 plus the low-rank gradients met so far.
 
-A linear layer's gradient on a batch is δᵀa, with a its inputs ``(rows, in)`` and δ the loss's
-gradient at its outputs ``(rows, out)``. Under a rule whose iterates are combinations of gradients
-(the SGD family), a weight is therefore ``c0·W0 + Σ c_j δ_jᵀa_j`` throughout the run.
-``FactoredWeight`` holds exactly that and answers in that form for the algebra the rules are written
-in; ``Factored`` is the gradient mode that produces it.
+A linear layer's gradient on a batch is δᵀa (see ``factored_weight``). Inside the loss a factored
+weight is watched: as long as it goes into ``F.linear`` alone, a zero added to the layer's output
+has δ for its gradient, and a is noted on the way. On a batch where the loss uses it in any other
+way its gradient is a dense matrix like any other.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_iter
 
 from simudy.dynamics import tree
 from simudy.dynamics.gradient.base import Gradient, Loss
+from simudy.dynamics.gradient.factored_weight import (
+    IS_DIFFERENTIATED,
+    Dense,
+    FactoredWeight,
+    LowRank,
+    linear,
+)
 from simudy.dynamics.gradient.reverse import Reverse
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-Coefficient = float | Tensor
-
-
-@dataclass(eq=False)
-class Dense:
-    """An atom: a weight ``(out, in)`` that is kept as it is."""
-
-    weight: Tensor
-
-
-@dataclass(eq=False)
-class LowRank:
-    """An atom: ``leftᵀ right``, with ``left (rows, out)`` and ``right (rows, in)``."""
-
-    left: Tensor
-    right: Tensor
-
-
-class FactoredWeight(Tensor):
-    """A linear combination of atoms that stands in for an ``(out, in)`` weight.
-
-    ``+``, ``−``, scalar ``·``, inner products and ``F.linear`` keep the factored form; any other
-    operation first forms the weight (``dense()``).
-    """
-
-    atoms: dict[Dense | LowRank, Coefficient]
-
-    def __new__(cls, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> Self:
-        self = torch.Tensor._make_wrapper_subclass(
-            cls, like.shape, dtype=like.dtype, device=like.device
-        )
-        self.atoms = atoms
-        return self
-
-    def __init__(self, atoms: dict[Dense | LowRank, Coefficient], like: Tensor) -> None:
-        pass
-
-    def __tree_children__(self) -> list[Any]:
-        return [*self.atoms, *self.atoms.values()]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FactoredWeight:
-        return self._with(
-            {copy.deepcopy(atom, memo): copy.deepcopy(c, memo) for atom, c in self.atoms.items()}
-        )
-
-    def __tree_inner__(self, other: Tensor) -> Tensor:
-        """⟨self, other⟩ through Gram matrices; a dense ``other`` costs one product with it per
-        row.
-        """
-        if not isinstance(other, FactoredWeight):
-            other = FactoredWeight({Dense(other): 1.0}, other)
-        pairs = [
-            c * d * _atom_inner(a, b)
-            for a, c in self._merged()
-            for b, d in other._merged()
-            if _nonzero(c) and _nonzero(d)
-        ]
-        return (
-            torch.stack(pairs).sum()
-            if pairs
-            else torch.zeros((), dtype=self.dtype, device=self.device)
-        )
-
-    def dense(self) -> Tensor:
-        """The weight ``(out, in)`` itself."""
-        parts = [
-            c * (a.weight if isinstance(a, Dense) else a.left.mT @ a.right)
-            for a, c in self._merged()
-            if _nonzero(c)
-        ]
-        return (
-            sum(parts[1:], parts[0])
-            if parts
-            else torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        )
-
-    def linear(self, x: Tensor) -> Tensor:
-        """``x @ weightᵀ`` for ``x (rows, in)``, without forming the weight."""
-        parts = [
-            c * (x @ a.weight.mT if isinstance(a, Dense) else (x @ a.right.mT) @ a.left)
-            for a, c in self._merged()
-            if _nonzero(c)
-        ]
-        return sum(parts[1:], parts[0])
-
-    def _merged(self) -> list[tuple[Dense | LowRank, Coefficient]]:
-        """The atoms, all outer products stacked into one whose left side carries the
-        coefficients.
-        """
-        outers = {a: c for a, c in self.atoms.items() if isinstance(a, LowRank)}
-        dense = [(a, c) for a, c in self.atoms.items() if isinstance(a, Dense)]
-        if len(outers) < 2:
-            return [*dense, *outers.items()]
-        left = torch.cat([c * a.left for a, c in outers.items()])
-        return [*dense, (LowRank(left, torch.cat([a.right for a in outers])), 1.0)]
-
-    def _with(self, atoms: dict[Dense | LowRank, Coefficient]) -> FactoredWeight:
-        return FactoredWeight(atoms, self)
-
-    def _scaled(self, factor: Coefficient) -> FactoredWeight:
-        return self._with({atom: factor * c for atom, c in self.atoms.items()})
-
-    def _plus(self, other: FactoredWeight) -> FactoredWeight:
-        total = dict(self.atoms)
-        for atom, c in other.atoms.items():
-            total[atom] = total[atom] + c if atom in total else c
-        return self._with(total)
-
-    def _lift(self, other: Any) -> FactoredWeight:
-        """A dense summand as an atom: the one already here if it is the same tensor, so that W − W0
-        cancels.
-        """
-        own = (a for a in self.atoms if isinstance(a, Dense) and a.weight is other)
-        return FactoredWeight({next(own, None) or Dense(self._broadcast(other)): 1.0}, self)
-
-    def _broadcast(self, other: Any) -> Tensor:
-        return torch.as_tensor(other, dtype=self.dtype, device=self.device).expand(self.shape)
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (own := _ALGEBRA.get(func)) and (
-            result := own(*args, **(kwargs or {}))
-        ) is not NotImplemented:
-            return result
-        if (
-            func.__name__ == "__get__" and func not in _VIEWS
-        ):  # shape, dtype, device: the wrapper knows
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        return func(*_formed(args), **_formed(kwargs or {}))
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise TypeError(f"{func} needs the weight itself: pass weight.dense()")
-
-
-class _Probed(FactoredWeight):
-    """A weight inside the loss that adds a zero probe to its output (δ is the gradient there) and
-    notes its input.
-    """
-
-    probes: list[Tensor] | None
-    inputs: list[Tensor]
-
-    def linear(self, x: Tensor) -> Tensor:
-        self.inputs.append(x)
-        z = super().linear(x)
-        return z if self.probes is None else z + self.probes[len(self.inputs) - 1]
-
-
-def _formed(node: Any) -> Any:
-    if isinstance(node, (list, tuple)):
-        return type(node)(_formed(child) for child in node)
-    if isinstance(node, dict):
-        return {k: _formed(v) for k, v in node.items()}
-    return node.dense() if isinstance(node, FactoredWeight) else node
-
-
-def _nonzero(c: Coefficient) -> bool:
-    return isinstance(c, Tensor) or c != 0.0
-
-
-def _atom_inner(a: Dense | LowRank, b: Dense | LowRank) -> Tensor:
-    if isinstance(a, Dense) and isinstance(b, Dense):
-        return torch.dot(a.weight.reshape(-1), b.weight.reshape(-1))
-    if isinstance(a, Dense):
-        return _atom_inner(b, a)
-    if isinstance(b, Dense):
-        return ((a.right @ b.weight.mT) * a.left).sum()
-    return ((a.left @ b.left.mT) * (a.right @ b.right.mT)).sum()
-
-
-def _is_scalar(x: Any) -> bool:
-    return isinstance(x, (int, float)) or (
-        isinstance(x, Tensor) and not isinstance(x, FactoredWeight) and x.dim() == 0
-    )
-
-
-def _mul(a: Any, b: Any) -> Any:
-    if _is_scalar(b):
-        return a._scaled(b)
-    return b._scaled(a) if _is_scalar(a) else NotImplemented
-
-
-def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    if any(isinstance(x, Tensor) and len(x.shape) > 2 for x in (a, b)):  # added to every sample
-        return NotImplemented
-    if not isinstance(a, FactoredWeight):
-        a = b._lift(a)
-    if not isinstance(b, FactoredWeight):
-        b = a._lift(b)
-    return a._plus(b if alpha == 1 else b._scaled(alpha))
-
-
-def _sub(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    return _add(a, b, alpha=-alpha)
-
-
-def _rsub(a: Any, b: Any) -> Any:
-    return _sub(b, a)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    if isinstance(x, FactoredWeight) or not isinstance(weight, FactoredWeight):
-        return NotImplemented
-    out = weight.linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], weight.shape[0])
-    return out if bias is None else out + bias
-
-
-def _detach(a: FactoredWeight) -> FactoredWeight:
-    return tree.rebuild(a, [leaf.detach() for leaf in tree.leaves(a)])
-
-
-_ALGEBRA: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys((Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul), _mul),
-    **dict.fromkeys((Tensor.add, Tensor.__add__, Tensor.__radd__, torch.add), _add),
-    **dict.fromkeys((Tensor.sub, Tensor.__sub__, torch.sub), _sub),
-    Tensor.__rsub__: _rsub,
-    **dict.fromkeys((Tensor.neg, Tensor.__neg__, torch.neg), lambda a: a._scaled(-1.0)),
-    F.linear: _linear,
-    Tensor.detach: _detach,
-    Tensor.requires_grad.__get__: lambda a: any(leaf.requires_grad for leaf in tree.leaves(a)),  # type: ignore[attr-defined]
-}
-_VIEWS = [
-    getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "real", "data")
-]  # attributes with entries
+Uses = dict[str, list[int] | None]  # rows of each F.linear that a weight goes into; None: otherwise
 
 
 @dataclass(frozen=True)
@@ -294,93 +72,152 @@ class Factored(Gradient):
         return lifted, partial(self._grads, loss, {})
 
     def chosen(self, loss: Loss, params: Params, batches: Sequence[Any]) -> list[str]:
-        """Names of the weights that will be kept factored."""
-        inputs = _inputs_by_weight(loss, params, batches[0])
-        rows = {name: sum(x.shape[0] for x in xs) for name, xs in inputs.items()}
+        """Names of the weights that will be kept factored, by how the first batch uses them."""
+        lifted = {k: _lifted(v) if v.dim() == 2 else v for k, v in params.items()}
+        rows = {k: sum(uses) for k, uses in _explored(loss, lifted, batches[0]).items() if uses}
         return [
             k for k in rows if self.layers == "all" or _is_cheaper(params[k], rows[k], len(batches))
         ]
 
-    def _grads(self, loss: Loss, shapes: dict[Any, Any], params: Params, batch: Any) -> Params:
-        dense = {k: v for k, v in params.items() if not isinstance(v, FactoredWeight)}
-        weights = {k: v for k, v in params.items() if isinstance(v, FactoredWeight)}
-        probes = _zero_probes(loss, shapes, dense, weights, batch)
-        probed = partial(_probed_loss, loss, {k: len(p) for k, p in probes.items()})
-        flat = {(k, i): p for k, ps in probes.items() for i, p in enumerate(ps)}
-        grads, inputs = self.inner.of(probed, has_aux=True)({**dense, **flat}, (weights, batch))  # type: ignore[dict-item]
-        used = {key if isinstance(key, str) else key[0] for key in grads}
-        return {
-            k: _outer(grads, inputs, k, params[k]) if k in weights else grads[k]
-            for k in params
-            if k in used
+    def _grads(self, loss: Loss, usual: dict[Any, Uses], params: Params, batch: Any) -> Params:
+        # A batch of the shapes of another most often uses the weights alike, but need not. What is
+        # usual is settled once: a replay of this step must come to the same form.
+        key = tuple(leaf.shape for leaf in tree.leaves(batch))
+        if key not in usual:
+            usual[key] = _explored(loss, params, batch)
+        try:
+            return self._by_uses(loss, usual[key], params, batch)
+        except _UsedOtherwise:
+            return self._by_uses(loss, _explored(loss, params, batch), params, batch)
+
+    def _by_uses(self, loss: Loss, uses: Uses, params: Params, batch: Any) -> Params:
+        rows = {k: found for k, found in uses.items() if found is not None}
+        weights = {k: params[k] for k in rows}
+        flat: dict[Any, Tensor] = {
+            k: v.dense() if isinstance(v, FactoredWeight) else v
+            for k, v in params.items()
+            if k not in weights
         }
+        for k, w in weights.items():
+            for i, n in enumerate(rows[k]):
+                flat[k, i] = torch.zeros(n, w.shape[0], dtype=w.dtype, device=w.device)
+        probed = partial(_probed_loss, loss, list(params), rows)
+        grads, inputs = self.inner.of(probed, has_aux=True)(flat, (weights, batch))
+        found = {k: _gradient(grads, inputs, k, params[k]) for k in params}
+        return {k: grad for k, grad in found.items() if grad is not None}
 
 
-def _outer(
+def _lifted(weight: Tensor) -> FactoredWeight:
+    return FactoredWeight({Dense(weight): 1.0}, weight)
+
+
+def _gradient(
     grads: dict[Any, Tensor], inputs: dict[str, list[Tensor]], name: str, like: Tensor
-) -> FactoredWeight:
-    uses = [(grads[name, i], a) for i, a in enumerate(inputs[name]) if (name, i) in grads]
-    return FactoredWeight({LowRank(d, a): 1.0 for d, a in uses}, like)
+) -> Tensor | None:
+    """The gradient of one parameter in the form that it is held in; None where it has none."""
+    if name in grads:
+        return _lifted(grads[name]) if isinstance(like, FactoredWeight) else grads[name]
+    uses = [(grads[name, i], a) for i, a in enumerate(inputs.get(name, ())) if (name, i) in grads]
+    return FactoredWeight({LowRank(d, a): 1.0 for d, a in uses}, like) if uses else None
 
 
 def _probed_loss(
-    loss: Loss, uses: dict[str, int], flat: dict[Any, Tensor], rest: tuple[Any, Any]
+    loss: Loss,
+    names: Sequence[str],
+    rows: dict[str, list[int]],
+    flat: dict[Any, Tensor],
+    rest: tuple[Any, Any],
 ) -> Any:
     weights, batch = rest
-    probed = {k: _probe(w, [flat[k, i] for i in range(uses[k])]) for k, w in weights.items()}
-    dense = {k: v for k, v in flat.items() if isinstance(k, str)}
-    return loss({**dense, **probed}, batch), {k: w.inputs for k, w in probed.items()}
+    probed = {k: _watch(w, [flat[k, i] for i in range(len(rows[k]))]) for k, w in weights.items()}
+    value = loss({k: probed[k] if k in probed else flat[k] for k in names}, batch)
+    for w in probed.values():
+        w.require(len(w.inputs) == len(w.probes or ()))
+    return value, {k: w.inputs for k, w in probed.items()}
 
 
-def _probe(weight: FactoredWeight, probes: list[Tensor] | None) -> _Probed:
-    probed = _Probed(weight.atoms, weight)
-    probed.probes, probed.inputs = probes, []
-    return probed
-
-
-def _zero_probes(
-    loss: Loss,
-    shapes: dict[Any, Any],
-    dense: Params,
-    weights: dict[str, FactoredWeight],
-    batch: Any,
-) -> dict[str, list[Tensor]]:
-    """A zero for every use of every factored weight, shaped as the layer's output rows; looked up
-    per batch shape.
-    """
-    key = tuple(leaf.shape for leaf in tree.leaves(batch))
-    if key not in shapes:
-        probed = {k: _probe(w, None) for k, w in weights.items()}
+def _explored(
+    loss: Loss, params: Params, batch: Any, *, otherwise: frozenset[str] = frozenset()
+) -> Uses:
+    """How the loss uses each factored weight on this batch, those given as dense among them."""
+    given = tree.detach(params)
+    factored = {k: w for k, w in given.items() if isinstance(w, FactoredWeight)}
+    dense = {k: w.dense() for k, w in factored.items() if k in otherwise}
+    watched = {k: _watch(w, None) for k, w in factored.items() if k not in otherwise}
+    try:
         with torch.no_grad():
-            loss({**dense, **probed}, batch)
-        shapes[key] = {k: [len(x) for x in w.inputs] for k, w in probed.items()}
-    return {
-        k: [
-            torch.zeros(rows, weights[k].shape[0], dtype=weights[k].dtype, device=weights[k].device)
-            for rows in uses
-        ]
-        for k, uses in shapes[key].items()
-    }
+            loss({**given, **dense, **watched}, batch)
+    except _UsedOtherwise:  # met where it could not be formed any more
+        met = {k for k, w in watched.items() if w.otherwise}
+        return _explored(loss, params, batch, otherwise=otherwise | met)
+    return {**dict.fromkeys(dense), **{k: w.uses for k, w in watched.items()}}
 
 
-def _inputs_by_weight(loss: Loss, params: Params, batch: Any) -> dict[str, list[Tensor]]:
-    """The inputs of every matrix that the loss uses through ``F.linear`` and in no other way."""
-    spies = {k: _Spy({Dense(v): 1.0}, v) for k, v in params.items() if v.dim() == 2}
-    for spy in spies.values():
-        spy.probes, spy.inputs, spy.formed = None, [], False
-    with torch.no_grad():
-        loss({**params, **spies}, batch)
-    return {k: spy.inputs for k, spy in spies.items() if spy.inputs and not spy.formed}
+class _UsedOtherwise(SimudyError):
+    """A weight does not meet in the loss what it met when the loss was explored."""
 
 
-class _Spy(_Probed):
-    """Notes whether anything but ``F.linear`` needed the weight."""
+class _Watched(FactoredWeight):
+    """A weight inside the loss: it notes what goes through it, and adds its probes to what comes
+    out. Whatever needs the weight itself is noted while the loss is explored, and refused after.
+    """
 
-    formed: bool
+    probes: list[Tensor] | None  # None: the loss is being explored
+    inputs: list[Tensor]
+    otherwise: bool
+    whole: Tensor | None
+
+    @property
+    def uses(self) -> list[int] | None:
+        return None if self.otherwise else [len(x) for x in self.inputs]
+
+    def require(self, met: bool) -> None:
+        if not met:
+            raise _UsedOtherwise(
+                "the loss uses a weight another way each time it is called, so that its factors "
+                "cannot be told: use Reverse() or Mixed()"
+            )
+
+    def linear(self, x: Tensor) -> Tensor:
+        z, i = super().linear(x), len(self.inputs)
+        self.inputs.append(x.to(self.dtype))  # autocast may have rounded it
+        if self.probes is None:
+            return z
+        self.require(i < len(self.probes) and len(self.probes[i]) == len(x))
+        return z + self.probes[i].to(z.dtype)
 
     def dense(self) -> Tensor:
-        self.formed = True
-        return super().dense()
+        self.require(self.probes is None)
+        self.otherwise = True
+        self.whole = super().dense() if self.whole is None else self.whole
+        return self.whole
+
+    def __tree_children__(self) -> list[Any]:
+        return [self.dense()]
+
+    def __tree_inner__(self, other: Tensor) -> Tensor:
+        return tree.inner(self.dense(), other)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return memo.get(id(self.dense()), self.dense().clone())
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # torch.func has wrapped it, and stands above: too late to form it
+        for weight in tree_iter(args):
+            if isinstance(weight, _Watched):
+                weight.otherwise = True
+                weight.require(False)
+
+
+# 0.5 * w inside the loss would be another weight, which nobody watches
+_Watched.algebra = {F.linear: linear, IS_DIFFERENTIATED: FactoredWeight.algebra[IS_DIFFERENTIATED]}
+
+
+def _watch(weight: FactoredWeight, probes: list[Tensor] | None) -> _Watched:
+    watched = _Watched(weight.atoms, weight)
+    watched.probes, watched.inputs, watched.otherwise, watched.whole = probes, [], False, None
+    return watched
 
 
 _PASSES = 90  # what moving a dense weight's entry through memory costs per step, in multiply-adds

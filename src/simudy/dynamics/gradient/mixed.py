@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
+from simudy.dynamics.ambient import one_thread
 from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.gradient.reverse import reverse
@@ -45,14 +46,14 @@ def _mixed(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:
         return (grads, aux) if has_aux else grads
 
     def run(leaves: Sequence[Tensor], ends: list[Any] | None = None) -> tuple[Tensor, ...]:
-        grads, aux = reverse(loss, True, *tree.rebuild(inputs, leaves))
+        grads, aux = reverse(loss, True, *tree.rebuild_step(*inputs, leaves))
         touched[:] = grads
         if ends is not None:
             ends.append(aux)
         return (*grads.values(), *tree.leaves(aux))
 
     pullback = partial(forward_over_reverse, loss, inputs, touched)
-    outputs = custom_vjp(partial(run, ends=ends), pullback, tree.leaves(inputs), plain=run)
+    outputs = custom_vjp(partial(run, ends=ends), pullback, tree.step_leaves(*inputs), plain=run)
     aux = ends.pop()
     grads = dict(zip(touched, outputs, strict=False))
     return (grads, tree.rebuild(aux, outputs[len(grads) :])) if has_aux else grads
@@ -76,7 +77,7 @@ def forward_over_reverse(
     along = tree.fill(still, [name in touched for name in inputs[0]], given)
 
     def augmented(s: Tensor, all_leaves: list[Tensor], *wanted: Tensor) -> Tensor:
-        value, aux = loss(*tree.rebuild(inputs, tree.fill(all_leaves, needed, wanted)))
+        value, aux = loss(*tree.rebuild_step(*inputs, tree.fill(all_leaves, needed, wanted)))
         return value + s * sum(
             (u.conj() * a).real.sum() for u, a in zip(on_aux, tree.leaves(aux), strict=True)
         )
@@ -91,7 +92,8 @@ def forward_over_reverse(
     s = torch.zeros((), dtype=dtype, device=leaves[0].device)
     at, direction = (s, *leaves[:n_params]), (torch.ones_like(s), *along)
     try:
-        products = torch.func.jvp(full_gradient, at, direction)[1]
+        with one_thread:
+            products = torch.func.jvp(full_gradient, at, direction)[1]
     except NotImplementedError as error:
         raise SimudyError(
             "torch has no forward derivative of an operation in this loss: use gradient=Reverse(). "

@@ -14,6 +14,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from simudy.dynamics import tree
+from simudy.dynamics.ambient import autocast_states
 from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Loss
 from simudy.dynamics.gradient.mixed import Mixed, forward_over_reverse, without_aux
@@ -64,11 +65,11 @@ class Traced(Mixed):
         inputs = params, batch
         if is_plain_wanted(inputs):  # which a recorded graph does not know
             return reverse(loss, False, params, batch)
-        given = tree.leaves(inputs)
-        key, touched = (loss, tree.structure(inputs)), []
+        given = tree.step_leaves(*inputs)
+        key, touched = (loss, tree.structure(inputs), autocast_states()), []
 
         def grads(*leaves: Tensor) -> tuple[Tensor, ...]:
-            found = reverse(loss, False, *tree.rebuild(inputs, leaves))
+            found = reverse(loss, False, *tree.rebuild_step(*inputs, leaves))
             touched[:] = found
             return tuple(found.values())
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simudy.dynamics.ambient import OneThread
 from simudy.dynamics.model.batchnorm import fold_batchnorm
 from simudy.dynamics.model.criterion import check_losses
 from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
@@ -63,13 +64,15 @@ class StatelessModel:
             **{name: b.detach().clone() for name, b in module.named_buffers()},
             **{name: held[name] for name in held if name in frozen},
         }
+        self._one_thread = OneThread()
         self._training = any(m.training for m in self.module.modules())
 
     def __call__(self, params: Params, images: Tensor) -> Tensor:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
         # Images with their channels innermost: torch's CPU convolutions of few channels then write
         # out of bounds in their second derivative.
-        with exact_operations():
+        # functional_call puts the parameters into the module while it runs.
+        with exact_operations(), self._one_thread:
             return torch.func.functional_call(
                 self.module, {**self._fresh_buffers(), **params}, (images.contiguous(),)
             )

@@ -15,7 +15,7 @@ from conftest import result
 from safetensors.torch import load_file
 
 from simudy import Evidence, simulate
-from simudy.attack.findings import spacing
+from simudy.attack.checkpoints.findings import spacing
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "audits"
 sys.path.insert(0, str(EXAMPLES))

@@ -38,7 +38,7 @@ def evidence() -> Evidence:
 
 
 def chosen(evidence: Evidence, mb: float, method: Simudy | None = None) -> Simudy:
-    method = method or Simudy(images="pixels", recipe=evidence.recipe)
+    method = method or Simudy(images="pixels", recipe=evidence.recipe, gradient=Reverse())
     return fit_to_memory(method, evidence, n=4, device=CPU, limit=mb / 1024)  # type: ignore[return-value]
 
 
@@ -49,7 +49,7 @@ def test_the_leanest_that_is_needed_is_chosen(evidence, caplog):
         for a, g in ((Direct(), Reverse()), (Direct(), Mixed()), (Recompute(4), Mixed()))
     )
     assert direct > mixed > lean
-    untouched = Simudy(images="pixels", recipe=evidence.recipe)
+    untouched = Simudy(images="pixels", recipe=evidence.recipe, gradient=Reverse())
     assert chosen(evidence, direct + 1, untouched) is untouched and not caplog.text
     assert (chosen(evidence, mixed + 0.1).adjoint, chosen(evidence, mixed + 0.1).gradient) == (
         Direct(),
@@ -72,7 +72,7 @@ def test_a_method_that_simulates_nothing_has_no_adjoint_to_change(evidence):
 
 
 def test_the_machine_is_large_enough_for_this(evidence):
-    method = Simudy(images="pixels")
+    method = Simudy(images="pixels", gradient=Reverse())
     assert fit_to_memory(method, evidence, n=4, device=CPU) is method
 
 

@@ -35,7 +35,7 @@ def test_the_command_line_without_a_word_makes_the_defaults_of_the_classes():
     with initialize_config_module("simudy.conf", version_base="1.3"):
         cfg = compose("config", ["outer.iterations=300"])
     evidence = victim()
-    made = factories.method(cfg, evidence, None)
+    made = factories.method(cfg, evidence, labels="balanced")
     ours = dataclasses.replace(
         Simudy(),
         recipe=evidence.recipe,

@@ -12,9 +12,9 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from simudy import SGD, Evidence, Recipe, SimudyError, StatelessModel
+from simudy.attack.checkpoints.weights import load_weights, weights_of
 from simudy.attack.evidence import evidence_from_weights
 from simudy.attack.serial import from_plain, to_plain
-from simudy.attack.weights import load_weights, weights_of
 from simudy.dynamics.model.criterion import PerSample
 
 SHAPE, CLASSES = (1, 4, 4), 3

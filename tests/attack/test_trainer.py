@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from simudy import SGD, Adam, AdamW, Clipped, Recipe, SimudyError, simulate
+from simudy.attack.checkpoints.weights import load_weights
 from simudy.attack.evidence import evidence_from_weights
-from simudy.attack.weights import load_weights
 
 SHAPE, CLASSES, STEPS = (1, 4, 4), 3, 5
 

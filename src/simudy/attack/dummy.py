@@ -60,6 +60,20 @@ class Dummy:
         soft = self.labels.is_floating_point() and self.labels.shape[1] > 1
         return self.labels.softmax(1) if soft else self.labels
 
+    @torch.no_grad()
+    def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
+        """Stand where an earlier search ended.
+
+        Args:
+            images: normalised ``(n, c, h, w)``. labels: class indices or probabilities.
+            learned: factors on the learned hyper-parameters, by name.
+        """
+        self.latent.copy_(self.coordinates.encode(images.to(self.latent)))
+        soft = labels.is_floating_point()
+        self.labels.copy_(labels.log() if soft else labels)
+        for name, log in self.logs.items():
+            log.copy_(learned[name].log())
+
     def batches(self, recipe: Recipe) -> list[tuple[Tensor, ...]]:
         """One ``(inputs, labels)`` per step."""
         return recipe.collate(self.network_inputs(), self.targets())

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from simudy.attack.checkpoints.findings import apply_modes, find, require_steps
+from simudy.attack.checkpoints.trainer import with_moments
+from simudy.attack.checkpoints.weights import load_weights, weights_of
 from simudy.attack.facts import read_facts
-from simudy.attack.findings import apply_modes, find, require_steps
 from simudy.attack.serial import from_plain, read_recipe, to_plain
-from simudy.attack.trainer import with_moments
-from simudy.attack.weights import load_weights, weights_of
 from simudy.dynamics import tree
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.model.criterion import PerSample

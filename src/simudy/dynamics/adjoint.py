@@ -6,6 +6,7 @@ derivative.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,30 @@ from simudy.ranges import COUNT
 Step = Callable[[Any, Any], Any]
 
 
+class Adjoint:
+    """Base of the adjoints."""
+
+    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> Any:
+        """``step`` over ``xs``, from ``carry``, differentiably."""
+        raise NotImplementedError
+
+    def kept(self, steps: int, *, per_step: int, params: int) -> int:
+        """Bytes kept over the whole fold, in about.
+
+        Args:
+            steps: how many.
+            per_step: bytes that the gradient mode keeps of one (``Gradient.kept``).
+            params: bytes of θ.
+        """
+        raise NotImplementedError
+
+    def leaner(self, steps: int) -> Adjoint | None:
+        """The next one that keeps less and takes longer, or None: this one is the leanest."""
+        return None
+
+
 @dataclass(frozen=True)
-class Direct:
+class Direct(Adjoint):
     """Plain autograd through every step. Memory: what the gradient mode keeps per step, times the
     steps.
     """
@@ -32,9 +55,15 @@ class Direct:
             carry = step(carry, x)
         return carry
 
+    def kept(self, steps: int, *, per_step: int, params: int) -> int:
+        return per_step * steps
+
+    def leaner(self, steps: int) -> Adjoint | None:
+        return Recompute(every=math.isqrt(steps))
+
 
 @dataclass(frozen=True)
-class Recompute:
+class Recompute(Adjoint):
     """Keep the carry (θ and optimizer state) every ``every`` steps and replay the rest during the
     backward pass.
 
@@ -56,6 +85,9 @@ class Recompute:
         for start in range(0, len(xs), self.every):
             carry = _replayed(step, carry, list(xs[start : start + self.every]))
         return carry
+
+    def kept(self, steps: int, *, per_step: int, params: int) -> int:
+        return params * math.ceil(steps / self.every) + per_step * min(self.every, steps)
 
 
 def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from simudy.dynamics.adjoint import Direct, Recompute
+from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.loss import ExactLoss, check_same, draws_refused
 from simudy.dynamics.optim.rule import Rule, advance
@@ -19,7 +19,7 @@ def simulate(
     batches: Sequence[Any],
     optimizer: Rule | Sequence[Rule],
     *,
-    adjoint: Direct | Recompute = Direct(),  # noqa: B008 (frozen)
+    adjoint: Adjoint = Direct(),  # noqa: B008 (frozen)
     gradient: Gradient = Reverse(),  # noqa: B008 (frozen)
 ) -> Params:
     """Train from ``params`` on ``batches``, one step each, and return the final parameters,

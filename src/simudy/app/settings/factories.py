@@ -15,7 +15,6 @@ from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
 from simudy.app.settings.order import load_order
 from simudy.app.settings.start import load_start
-from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import fitting_gradient
@@ -44,11 +43,15 @@ def device(name: str) -> torch.device:
     return found
 
 
-def method(cfg: DictConfig, evidence: Evidence, secret: Secret | None) -> Method:
-    """The attack: its own options, and of the settings that attacks share, those it takes."""
+def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Method:
+    """The attack: its own options, and of the settings that attacks share, those it takes.
+
+    Args:
+        labels: how the dummies' labels begin (see ``labels.resolve_labels``).
+    """
     fields = {k: v for k, v in fields_of(cfg.attack, "attack").items() if k not in GUESSES}
     takes = parameters(locate(fields["_target_"], "attack"))
-    shared = _shared(cfg, guessed(cfg, evidence.recipe), evidence, secret)
+    shared = _shared(cfg, guessed(cfg, evidence.recipe), evidence, labels)
     given = {k: v for k, v in shared.items() if k in takes and k not in fields}
     return build_partial(fields, "attack")(**given)
 
@@ -99,9 +102,9 @@ def _rehearse(loop: Outer) -> None:
 
 
 def _shared(
-    cfg: DictConfig, recipe: Recipe, evidence: Evidence, secret: Secret | None
+    cfg: DictConfig, recipe: Recipe, evidence: Evidence, labels: str | Tensor
 ) -> dict[str, Any]:
-    start, labels = load_start(cfg, evidence)
+    start, found = load_start(cfg, evidence)
     return {
         "distance": cfg.distance,
         "tv": cfg.prior.tv,
@@ -109,7 +112,7 @@ def _shared(
         "images": cfg.dummy.images,
         "decay": cfg.dummy.decay,
         "start": start,
-        "labels": _labels(cfg.dummy.labels, secret) if labels is None else labels,
+        "labels": labels if found is None else found,
         "noise": cfg.dummy.noise,
         "learn": tuple(cfg.dummy.learn),
         "recipe": recipe,
@@ -123,35 +126,6 @@ def _gradient(cfg: DictConfig, recipe: Recipe) -> Gradient:
     if OmegaConf.is_config(cfg.gradient) and cfg.gradient.get("_target_", "") is None:
         return fitting_gradient(recipe)
     return build(cfg.gradient, "gradient")
-
-
-def _labels(said: Any, secret: Secret | None) -> str | Tensor:
-    """How labels begin; ``true`` and ``wrong`` draw on the secret's, which no attacker holds:
-    ablations.
-    """
-    if OmegaConf.is_list(said):
-        return _given(list(said))
-    if (said := str(said).lower()) in ("true", "wrong"):  # YAML reads the first as a truth value
-        if secret is None:
-            raise SimudyError(
-                f"dummy.labels={said} needs the secret, and there is none: choose balanced or "
-                "learned"
-            )
-        true = secret.victim.labels
-        return true if said == "true" else (true + 1) % len(secret.victim.classes)
-    if said not in ("balanced", "learned"):
-        raise SimudyError(
-            f"dummy.labels={said}: choose balanced, learned, true or wrong, or give a list of "
-            "class numbers"
-        )
-    return said
-
-
-def _given(labels: list[Any]) -> Tensor:
-    if labels and all(type(label) in (int, float) for label in labels):
-        real = any(isinstance(label, float) for label in labels)  # of a regression
-        return torch.tensor(labels, dtype=torch.float64 if real else torch.int64)
-    raise SimudyError(f"dummy.labels={labels}: give class numbers, counted from 0")
 
 
 RECIPE = f"{Recipe.__module__}.Recipe"

@@ -20,7 +20,7 @@ from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.app.tasks import prepare
 from simudy.attack.evidence import Evidence
-from simudy.attack.methods.simudy import Simudy, SimudyProblem
+from simudy.attack.methods.simudy import SimudyProblem
 from simudy.attack.size import contributions, keep_top, matched_table, rank_estimate
 from simudy.errors import SimudyError
 from simudy.files import write_json
@@ -69,7 +69,7 @@ def _rank(held: Evidence) -> dict[str, Any]:
 
 def _dummies(cfg: DictConfig, held: Evidence, secret: Secret | None, path: Path) -> dict[str, Any]:
     tensors, _ = reconstruction.read(path, device=str(next(iter(held.initial.values())).device))
-    worth = contributions(_restored(cfg, held, secret, tensors))
+    worth = contributions(_restored(cfg, held, tensors))
     found: dict[str, Any] = {"contributions": worth.tolist()}
     log.info(
         "contributions, highest first: %s",
@@ -82,26 +82,15 @@ def _dummies(cfg: DictConfig, held: Evidence, secret: Secret | None, path: Path)
     )
 
 
-def _restored(
-    cfg: DictConfig, held: Evidence, secret: Secret | None, tensors: dict[str, Tensor]
-) -> SimudyProblem:
-    """The attack's problem with its dummies where the search left them, as pixels."""
-    method, images, labels = (
-        factories.method(cfg, held, secret),
-        tensors["images"],
-        tensors["labels"],
-    )
-    if not isinstance(method, Simudy):
-        raise SimudyError(
-            "task=size ranks dummies by their part in a simulated run: run attack=simudy there"
-        )
-    method = dataclasses.replace(
-        method, images="pixels", damping=None, focus_after=1.0, n=len(images)
-    )
+def _restored(cfg: DictConfig, held: Evidence, tensors: dict[str, Tensor]) -> SimudyProblem:
+    """The attack's problem with its dummies where the search left them."""
+    method: Any = factories.method(cfg, held, labels=tensors["labels"])
+    if method.adjoint is None:
+        raise SimudyError("only dummies of a simulated run can be ranked: run attack=simudy there")
+    method = dataclasses.replace(method, n=len(tensors["images"]))
     problem = method.problem(held, seed=cfg.seed)
-    problem.dummy.latent = images
-    problem.dummy.labels = labels.log() if labels.is_floating_point() else labels
-    problem.dummy.logs = {name: tensors[f"learned.{name}"].log() for name in problem.dummy.logs}
+    learned = {name: tensors[f"learned.{name}"] for name in method.learn}
+    problem.restore(tensors["images"], tensors["labels"], learned)
     return problem
 
 

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
-from simudy.attack.methods.simudy import SimudyProblem
-from simudy.dynamics.adjoint import Direct, Recompute
-from simudy.dynamics.gradient import Gradient, Mixed
-from simudy.dynamics.gradient.factored import Factored
+from simudy.dynamics.adjoint import Direct
+from simudy.dynamics.gradient import Reverse
+from simudy.dynamics.gradient.base import size
 from simudy.dynamics.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -28,8 +27,7 @@ _SHARE = 0.7  # of the device's memory, for the estimate is rough and others may
 def fit_to_memory(
     method: Method, evidence: Evidence, *, n: int, device: torch.device, limit: float | None = None
 ) -> Method:
-    """The method as it is or, where that would not fit, differentiated in a way that takes less
-    memory and more time.
+    """The method, differentiated in a way that fits into memory; unchanged where it fits as it is.
 
     The result is the same, to rounding. What is chosen is logged; where nothing fits, the leanest,
     with a warning.
@@ -41,85 +39,53 @@ def fit_to_memory(
     """
     allowed = limit * 1024 if limit else _SHARE * _memory_mb(device)
     before = estimated_mb(method, evidence, n=n)
-    if before <= allowed or not hasattr(method, "gradient"):
+    ways = [method, *_leaner(method.fitted(evidence), recipe_of(method, evidence).steps(n))]
+    if before <= allowed or len(ways) == 1:
         return method
-    leaner = list(_leaner(method, recipe_of(method, evidence).steps(n)))
-    estimates = [estimated_mb(m, evidence, n=n) for m in leaner]
-    at = next((i for i, mb in enumerate(estimates) if mb <= allowed), len(leaner) - 1)
-    log.info(
-        "about %.0f of %.0f MB: %s, for %.0f", before, allowed, _named(leaner[at]), estimates[at]
-    )
+    estimates = [estimated_mb(m, evidence, n=n) for m in ways]
+    at = next((i for i, mb in enumerate(estimates) if mb <= allowed), len(ways) - 1)
+    line = "about %.0f of %.0f MB: %s, for %.0f"
+    log.info(line, before, allowed, _named(ways[at]), estimates[at])
     if estimates[at] > allowed:
-        log.warning(
-            "even that may not fit: use smaller batches, a narrower model or a larger device"
-        )
-    return leaner[at]
+        log.warning("even that may not fit: use smaller batches, a narrower model or more memory")
+    return ways[at]
 
 
-def estimated_mb(method: object, evidence: Evidence, *, n: int) -> float:
-    """MiB that one outer step works with: what is kept of every step, and what one step needs while
-    it is at work.
+def estimated_mb(method: Method, evidence: Evidence, *, n: int) -> float:
+    """MiB that one outer step works with: what is kept of all steps, and what one needs at work.
 
     Within a factor of about 1.5 of the peaks measured for MLPs and residual networks.
     """
-    recipe = recipe_of(method, evidence)
-    adjoint, gradient = getattr(method, "adjoint", None), getattr(method, "gradient", None)
-    steps = 1 if adjoint is None else recipe.steps(n)
-    weights, work = _weights(evidence), min(recipe.batch_size or n, n) * _activations(evidence)
-    kept = weights if isinstance(_innermost(gradient), Mixed) else 2 * weights + work
-    if isinstance(gradient, Factored) and _is_linear(evidence):
-        kept = 2 * work  # the weights are never written, their factors are
-    if isinstance(adjoint, Recompute):
-        total = weights * math.ceil(steps / adjoint.every) + kept * min(adjoint.every, steps)
-    else:
-        total = kept * steps
-    return (total + 3 * (work + weights)) / 2**20
+    recipe, params = recipe_of(method, evidence), size(evidence.initial)
+    work = min(recipe.batch_size or n, n) * _activations(evidence)
+    per_step = (method.fitted(evidence).gradient or Reverse()).kept(evidence.initial, work)
+    adjoint, steps = method.adjoint or Direct(), recipe.steps(n) if method.adjoint else 1
+    kept = adjoint.kept(steps, per_step=per_step, params=params)
+    return (kept + 3 * (work + params)) / 2**20
 
 
-def recipe_of(method: object, evidence: Evidence) -> Recipe:
+def recipe_of(method: Method, evidence: Evidence) -> Recipe:
     """The run that a method simulates: its own guess, or what the evidence says."""
-    return getattr(method, "recipe", None) or evidence.recipe
+    return method.recipe or evidence.recipe
 
 
-def _is_linear(evidence: Evidence) -> bool:
-    """Are all weights matrices, which is where factoring can pay?"""
-    return all(w.dim() <= 2 for w in evidence.initial.values())
+def _leaner(method: Any, steps: int) -> Iterator[Method]:
+    """The same method, ever leaner and slower."""
+    while method.gradient is not None and (gradient := method.gradient.leaner()) is not None:
+        yield (method := dataclasses.replace(method, gradient=gradient))
+    while method.adjoint is not None and (adjoint := method.adjoint.leaner(steps)) is not None:
+        yield (method := dataclasses.replace(method, adjoint=adjoint))
+
+
+def _named(method: Method) -> str:
+    adjoint = f", adjoint {method.adjoint}" if method.adjoint not in (None, Direct()) else ""
+    return f"gradient {method.gradient}{adjoint}"
 
 
 def _memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1] / 2**20
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _leaner(method: Any, steps: int) -> Iterator[Method]:
-    """The same method, ever leaner and slower."""
-    yield (method := dataclasses.replace(method, gradient=_mixed(method.gradient)))
-    if hasattr(method, "adjoint"):
-        yield dataclasses.replace(method, adjoint=Recompute(math.isqrt(steps)))
-
-
-def _mixed(gradient: Gradient) -> Gradient:
-    if isinstance(gradient, Factored):
-        return dataclasses.replace(gradient, inner=_mixed(gradient.inner))
-    return gradient if isinstance(gradient, Mixed) else Mixed()
-
-
-def _innermost(gradient: object) -> object:
-    return gradient.inner if isinstance(gradient, Factored) else gradient
-
-
-def _named(method: Any) -> str:
-    adjoint = (
-        f", adjoint {method.adjoint}"
-        if not isinstance(getattr(method, "adjoint", Direct()), Direct)
-        else ""
-    )
-    return f"gradient {method.gradient}{adjoint}"
-
-
-def _weights(evidence: Evidence) -> int:
-    return sum(t.numel() * t.element_size() for t in evidence.initial.values())
 
 
 @torch.no_grad()
@@ -148,35 +114,20 @@ def _activations(evidence: Evidence) -> int:
     return total // 2
 
 
-def overview(evidence: Evidence, problem: Problem, method: object, *, device: torch.device) -> str:
-    """Parameters, unknowns, steps and memory of an attack."""
-    unknowns = problem.variables()
-    images = unknowns["latent"]
-    shape = "×".join(map(str, evidence.shape))
-    steps = recipe_of(method, evidence).steps(len(images))
+def overview(evidence: Evidence, problem: Problem, method: Method, *, device: torch.device) -> str:
+    """Parameters, unknowns, steps and memory of an attack, in one line."""
+    latent, shape = problem.variables()["latent"], "×".join(map(str, evidence.shape))
+    n, steps = len(latent), recipe_of(method, evidence).steps(len(latent))
+    parameters = sum(t.numel() for t in evidence.initial.values())
+    pixels = n * math.prod(evidence.shape)
+    by = "" if latent.dim() == 4 else f" by {latent.numel():,} coefficients"
+    simulated = f"{steps:,} steps simulated"
     parts = [
-        f"{type(evidence.model.module).__name__} with {_parameters(evidence):,} parameters",
-        f"{len(images)} images of {shape}: {len(images) * math.prod(evidence.shape):,} pixels to "
-        "recover" + ("" if images.dim() == 4 else f" by {images.numel():,} coefficients"),
-        f"{steps:,} steps simulated"
-        if hasattr(method, "adjoint")
-        else f"{type(method).__name__} simulates no run",
-        *_factored(problem, method),
-        f"about {estimated_mb(method, evidence, n=len(images)):,.0f} MB",
+        f"{type(evidence.model.module).__name__} with {parameters:,} parameters",
+        f"{n} images of {shape}: {pixels:,} pixels to recover{by}",
+        simulated if method.adjoint else f"{type(method).__name__} simulates no run",
+        *problem.notes(),
+        f"about {estimated_mb(method, evidence, n=n):,.0f} MB",
         str(device),
     ]
     return " · ".join(parts)
-
-
-def _factored(problem: Problem, method: object) -> list[str]:
-    """How many weights are kept as low-rank factors, where some are."""
-    gradient = getattr(method, "gradient", None)
-    if not isinstance(gradient, Factored) or not isinstance(problem, SimudyProblem):
-        return []
-    known = problem.evidence
-    chosen = gradient.chosen(known.model.loss, known.initial, problem.dummy.batches(problem.recipe))
-    return [f"{len(chosen)} of {len(known.initial)} weights factored"] if chosen else []
-
-
-def _parameters(evidence: Evidence) -> int:
-    return sum(t.numel() for t in evidence.initial.values())

@@ -23,9 +23,9 @@ from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
+from simudy.attack.checkpoints.weights import load_weights
 from simudy.attack.evidence import Evidence, evidence_from_weights
 from simudy.attack.facts import read_facts
-from simudy.attack.weights import load_weights
 from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import Splits

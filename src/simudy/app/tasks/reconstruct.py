@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from simudy.analysis.metrics import WINDOW
 from simudy.app.settings import factories
 from simudy.app.settings.fingerprint import config_hash
 from simudy.app.store import history, reconstruction
 from simudy.app.store.run_directory import RunDirectory
-from simudy.app.store.secret import Secret
 from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
@@ -36,15 +36,14 @@ log = logging.getLogger(__name__)
 def attack(
     cfg: DictConfig,
     evidence: Evidence,
-    secret: Secret | None,
+    *,
+    labels: str | Tensor,
     folder: RunDirectory,
     device: torch.device,
 ) -> None:
     """Reconstruct, and write the outcome to the run's directory."""
-    if secret is not None:
-        _require_scorable(evidence)
     evidence = evidence.to(device)
-    _, problem = _build_problem(cfg, evidence, secret, device)
+    _, problem = _build_problem(cfg, evidence, labels, device)
     set_precision(cfg.precision, problem)
     search = factories.new_search(cfg, problem)
     watch = Watch(folder.checkpoint, cfg.intervals, search.outer.iterations)
@@ -63,30 +62,28 @@ def attack(
 
 
 def take_one_step(
-    cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
+    cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor, device: torch.device
 ) -> None:
     """Build everything, say what would happen, and take one outer step on a run of one epoch."""
     evidence = evidence.to(device)
-    method, problem = _build_problem(cfg, evidence, secret, device)
+    method, problem = _build_problem(cfg, evidence, labels, device)
     set_precision(cfg.precision, problem)
-    if known := getattr(method, "recipe", None):
-        method = dataclasses.replace(
-            method, recipe=dataclasses.replace(known, epochs=1, schedule=None)
-        )  # type: ignore
+    if method.recipe is not None:
+        one_epoch = dataclasses.replace(method.recipe, epochs=1, schedule=None)
+        method = dataclasses.replace(method, recipe=one_epoch)
     search = factories.new_search(cfg, method.problem(evidence, seed=cfg.seed))
     search.step()
     log.info("dry run: one outer step on one epoch took %.2f s", search.seconds)
 
 
 def _build_problem(
-    cfg: DictConfig, evidence: Evidence, secret: Secret | None, device: torch.device
+    cfg: DictConfig, evidence: Evidence, labels: str | Tensor, device: torch.device
 ) -> tuple[Any, Problem]:
     """The method, in a form that fits the device, and its problem; says what is about to happen."""
-    method = factories.method(cfg, evidence, secret)
+    method = factories.method(cfg, evidence, labels=labels)
     problem = method.problem(evidence, seed=cfg.seed)
-    fits = fit_to_memory(
-        method, evidence, n=len(problem.variables()["latent"]), device=device, limit=cfg.memory
-    )
+    n = len(problem.variables()["latent"])
+    fits = fit_to_memory(method, evidence, n=n, device=device, limit=cfg.memory)
     if fits is not method:
         problem = fits.problem(evidence, seed=cfg.seed)
     log.info(overview(evidence, problem, fits, device=device))
@@ -95,8 +92,12 @@ def _build_problem(
     return fits, problem
 
 
-def _require_scorable(evidence: Evidence) -> None:
-    """Before the attack rather than after it."""
+def require_scorable(evidence: Evidence) -> None:
+    """Before the attack rather than after it.
+
+    Raises:
+        SimudyError: the images are smaller than SSIM's window.
+    """
     if min(evidence.shape[-2:]) < WINDOW:
         size = "×".join(map(str, evidence.shape[-2:]))
         window = f"{WINDOW}×{WINDOW}"

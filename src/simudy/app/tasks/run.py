@@ -48,14 +48,18 @@ def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     from simudy.app.settings import factories
     from simudy.app.tasks import prepare
     from simudy.app.tasks.finish import announce_finished, finish
-    from simudy.app.tasks.reconstruct import attack
+    from simudy.app.tasks.labels import resolve_labels
+    from simudy.app.tasks.reconstruct import attack, require_scorable
 
     folder.claim(cfg)
     if folder.finished():
         return announce_finished(folder)
     device = factories.device(cfg.device)
     held, secret = prepare.prepare_evidence(cfg, folder, device), prepare.load_secret(cfg, folder)
-    attack(cfg, held, secret, folder, device)
+    if secret is not None:
+        require_scorable(held)
+    labels = resolve_labels(cfg.dummy.labels, secret)
+    attack(cfg, held, labels=labels, folder=folder, device=device)
     result = finish(cfg, secret, _normalisation(held), folder)
     if result["status"] == "interrupted":
         raise KeyboardInterrupt
@@ -88,6 +92,7 @@ def dry_run(cfg: DictConfig) -> None:
     from simudy.app.settings import factories
     from simudy.app.settings.factories import recipe
     from simudy.app.tasks import prepare
+    from simudy.app.tasks.labels import resolve_labels
     from simudy.app.tasks.reconstruct import take_one_step
 
     device = factories.device(cfg.device)
@@ -100,7 +105,8 @@ def dry_run(cfg: DictConfig) -> None:
         secret = prepare.load_secret(short, folder)
     if not given:
         held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run
-    take_one_step(cfg, held, secret, device)
+    labels = resolve_labels(cfg.dummy.labels, secret)
+    take_one_step(cfg, held, labels=labels, device=device)
 
 
 def _normalisation(held: Any) -> Any:

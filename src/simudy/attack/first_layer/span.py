@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simudy.attack.checkpoints.findings import spacing
 from simudy.attack.evidence import Evidence
-from simudy.attack.findings import spacing
 from simudy.dynamics.gradient.compact import leading
 from simudy.dynamics.optim import Rule
 from simudy.dynamics.tree import Params

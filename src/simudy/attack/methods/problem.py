@@ -4,25 +4,24 @@ stand for.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
+from simudy.dynamics.adjoint import Adjoint
+from simudy.dynamics.gradient import Gradient
+from simudy.dynamics.recipe import Recipe
 
 
-class Problem(Protocol):
-    """A minimisation problem over the variables, leaf tensors of autograd. Implementations derive from it, for what does
-    nothing here.
-    """
+class Problem:
+    """Base of the problems: minimise an objective over the variables, leaf tensors of autograd."""
 
     def variables(self) -> dict[str, Tensor]:
         """The leaves to move, by name; the outer optimizer gives each a parameter group."""
-        ...
+        raise NotImplementedError
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
         """``(objective, distance)``, scalars, at ``progress`` in [0, 1) through the iterations."""
-        ...
+        raise NotImplementedError
 
     def stage(self, progress: float) -> object:
         """What the objective means at this point: only objectives of one stage are compared.
@@ -32,11 +31,25 @@ class Problem(Protocol):
 
     def images(self) -> Tensor:
         """Normalised images ``(m, c, h, w)`` at the present variables."""
-        ...
+        raise NotImplementedError
 
     def labels(self) -> Tensor:
         """Class indices ``(m,)``, or probabilities ``(m, classes)``."""
-        ...
+        raise NotImplementedError
+
+    def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
+        """Stand where an earlier search ended.
+
+        Args:
+            images: normalised ``(m, c, h, w)``.
+            labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
+            learned: factors on learned hyper-parameters, by name.
+        """
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """What a person may want to know of it before it starts. Default: nothing."""
+        return []
 
     def precondition(self) -> None:
         """Called between the backward pass and the outer optimizer's step: may rescale the leaves'
@@ -50,9 +63,23 @@ class Problem(Protocol):
         return None
 
 
-class Method(Protocol):
-    """A way to attack: a dataclass of settings that poses the problem."""
+class Method:
+    """Base of the ways to attack: dataclasses of settings that build the problem.
+
+    Attributes:
+        recipe: the run it simulates, where that is not the evidence's. None: that one, or no run.
+        gradient: how its gradients are differentiated. None: it has none, or ``fitted`` chooses.
+        adjoint: how its simulated run is differentiated. None: it simulates no run.
+    """
+
+    recipe: Recipe | None = None
+    gradient: Gradient | None = None
+    adjoint: Adjoint | None = None
 
     def problem(self, evidence: Evidence, *, seed: int) -> Problem:
         """The problem for this evidence; ``seed`` draws the initial dummies."""
-        ...
+        raise NotImplementedError
+
+    def fitted(self, evidence: Evidence) -> Method:
+        """With what is left open chosen by the evidence. Default: nothing is."""
+        return self

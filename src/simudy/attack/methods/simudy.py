@@ -17,13 +17,12 @@ from simudy.attack.distance import DISTANCES, position
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.influence import FirstLayer, solve
-from simudy.attack.methods.problem import Problem
+from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
-from simudy.dynamics.adjoint import Direct, Recompute
-from simudy.dynamics.gradient import Gradient, Reverse
+from simudy.dynamics.adjoint import Adjoint, Direct
+from simudy.dynamics.gradient import Factored, Gradient, Reverse
 from simudy.dynamics.gradient.compact import compact
-from simudy.dynamics.gradient.factored import Factored
 from simudy.dynamics.optim import Clipped, Rule
 from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
@@ -37,7 +36,7 @@ _TRUST = 1.0
 
 
 @dataclass
-class Simudy:
+class Simudy(Method):
     """minimise d(θ̂f − θ0, θf − θ0) + tv·TV(x̂) + box·outside(x̂) over the dummies x̂ (Tian et al.,
     ICLR 2025).
 
@@ -87,7 +86,7 @@ class Simudy:
     damping: Annotated[float | None, POSITIVE] = None
     focus_after: Annotated[float, FRACTION] = 1.0
     grow_until: Annotated[float, FRACTION] = 0.0
-    adjoint: Direct | Recompute = field(default_factory=Direct)
+    adjoint: Adjoint = field(default_factory=Direct)
     gradient: Gradient | None = None
 
     def problem(self, evidence: Evidence, *, seed: int) -> SimudyProblem:
@@ -111,10 +110,13 @@ class Simudy:
             generator=torch.Generator().manual_seed(seed),
         )
         first = self._first(coordinates, evidence)
-        settings = dataclasses.replace(
-            self, gradient=self.gradient or fitting_gradient(evidence.recipe)
+        return SimudyProblem(
+            self.fitted(evidence), coordinates.reduced(evidence), dummy, first=first
         )
-        return SimudyProblem(settings, coordinates.reduced(evidence), dummy, first=first)
+
+    def fitted(self, evidence: Evidence) -> Simudy:
+        recipe = self.recipe or evidence.recipe
+        return dataclasses.replace(self, gradient=self.gradient or fitting_gradient(recipe))
 
     def _first(self, coordinates: Coordinates, evidence: Evidence) -> FirstLayer | None:
         if isinstance(coordinates, SpanCoordinates):
@@ -140,7 +142,10 @@ class SimudyProblem(Problem):
     ) -> None:
         self.settings, self.evidence, self.dummy, self.first = settings, evidence, dummy, first
         self.recipe = evidence.recipe
-        self.real = self._real()
+        self.gradient = settings.gradient or fitting_gradient(self.recipe)
+        batches = dummy.batches(self.recipe)
+        self.factored = self._chosen(batches)
+        self.real = self._real(batches)
         self.pixels = pixel_range(evidence.mean, evidence.std, like=dummy.images())
         self.curvature: Tensor | None = None
 
@@ -195,8 +200,15 @@ class SimudyProblem(Problem):
             self.dummy.batches(self.recipe)[: self._steps(progress)],
             self._rules(progress),
             adjoint=self.settings.adjoint,
-            gradient=self.settings.gradient or fitting_gradient(self.recipe),
+            gradient=self.gradient,
         )
+
+    def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
+        self.dummy.restore(images, labels, learned)
+
+    def notes(self) -> list[str]:
+        count = len(self.evidence.initial)
+        return [f"{len(self.factored)} of {count} weights factored"] if self.factored else []
 
     def images(self) -> Tensor:
         return self.dummy.images()
@@ -204,21 +216,16 @@ class SimudyProblem(Problem):
     def labels(self) -> Tensor:
         return self.dummy.targets()
 
-    def _real(self) -> tree.Params:
+    def _chosen(self, batches: list[tuple[Tensor, ...]]) -> list[str]:
+        """The weights that the simulation holds as factors."""
+        known = self.evidence
+        return self.gradient.chosen(known.model.loss, known.initial, batches)
+
+    def _real(self, batches: list[tuple[Tensor, ...]]) -> tree.Params:
         """θf − θ0, its weights compact where the simulation's will be."""
-        gradient, known, batches = (
-            self.settings.gradient,
-            self.evidence,
-            self.dummy.batches(self.recipe),
-        )
-        chosen = (
-            gradient.chosen(known.model.loss, known.initial, batches)
-            if isinstance(gradient, Factored)
-            else []
-        )
         size = {"rank": len(batches) * len(batches[0][0]), "steps": len(batches)}
-        moved = known.displacement
-        return {**moved, **{k: compact(moved[k], known.initial[k], **size) for k in chosen}}
+        moved, start = self.evidence.displacement, self.evidence.initial
+        return {**moved, **{k: compact(moved[k], start[k], **size) for k in self.factored}}
 
     def _steps(self, progress: float) -> int:
         """How many steps are simulated."""

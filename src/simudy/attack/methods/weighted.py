@@ -16,7 +16,7 @@ from simudy.attack.coordinates import IMAGES, coordinates_named
 from simudy.attack.distance import DISTANCES
 from simudy.attack.dummy import Dummy, known_count, new_dummy
 from simudy.attack.evidence import Evidence
-from simudy.attack.methods.problem import Problem
+from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.prior import pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
@@ -29,7 +29,7 @@ Points = Callable[[], Sequence[Params]]
 
 
 @dataclass
-class Weighted:
+class Weighted(Method):
     """Settings of a method that matches Σ_points Σ_i λ_i ∇ℓ(f_point(x̂_i), y_i) to a target, over
     x̂ and λ.
 
@@ -149,6 +149,9 @@ class Combination(Problem):
         each = [self._gradient(at, w) for at, w in zip(self.points(), self.weights, strict=True)]
         zero = {k: torch.zeros_like(v) for k, v in self.target.items()}  # of what no loss touches
         return {**zero, **tree.scale(-1.0, reduce(tree.add, each))}
+
+    def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
+        self.dummy.restore(images, labels, learned)
 
     def images(self) -> Tensor:
         return self.dummy.images()

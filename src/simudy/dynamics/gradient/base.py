@@ -29,3 +29,25 @@ class Gradient:
     ) -> tuple[Params, Any]:
         """What a simulation starts with: ``params`` as this mode holds them, and their gradient."""
         return params, self.of(loss)
+
+    def chosen(self, loss: Loss, params: Params, batches: Sequence[Any]) -> list[str]:
+        """Names of the weights that are held as low-rank factors. Default: none."""
+        return []
+
+    def kept(self, params: Params, activations: int) -> int:
+        """Bytes kept of each step for its derivative, in about.
+
+        Args:
+            params: θ0.
+            activations: bytes that the layers put out on one batch.
+        """
+        raise NotImplementedError
+
+    def leaner(self) -> Gradient | None:
+        """The next mode that keeps less and takes longer, or None: this one is the leanest."""
+        return None
+
+
+def size(params: Params) -> int:
+    """Bytes of all tensors together."""
+    return sum(p.numel() * p.element_size() for p in params.values())

@@ -9,7 +9,7 @@ way its gradient is a dense matrix like any other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -70,6 +70,15 @@ class Factored(Gradient):
             k: FactoredWeight({Dense(v): 1.0}, v) if k in names else v for k, v in params.items()
         }
         return lifted, partial(self._grads, loss, {})
+
+    def kept(self, params: Params, activations: int) -> int:
+        if all(p.dim() <= 2 for p in params.values()):
+            return 2 * activations  # the weights are never written, their factors are
+        return self.inner.kept(params, activations)
+
+    def leaner(self) -> Gradient | None:
+        inner = self.inner.leaner()
+        return None if inner is None else replace(self, inner=inner)
 
     def chosen(self, loss: Loss, params: Params, batches: Sequence[Any]) -> list[str]:
         """Names of the weights that will be kept factored, by how the first batch uses them."""

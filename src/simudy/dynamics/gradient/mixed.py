@@ -14,7 +14,7 @@ from torch import Tensor
 from simudy.dynamics import tree
 from simudy.dynamics.ambient import one_thread
 from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
-from simudy.dynamics.gradient.base import Gradient, Loss
+from simudy.dynamics.gradient.base import Gradient, Loss, size
 from simudy.dynamics.gradient.reverse import reverse
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -33,6 +33,9 @@ class Mixed(Gradient):
 
     def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
         return partial(_mixed, loss if has_aux else partial(without_aux, loss), has_aux)
+
+    def kept(self, params: Params, activations: int) -> int:
+        return size(params)
 
 
 def without_aux(loss: Loss, params: Params, batch: Any) -> tuple[Tensor, tuple[()]]:

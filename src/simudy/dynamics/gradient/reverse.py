@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simudy.dynamics.gradient.base import Gradient, Loss
+from simudy.dynamics.gradient.base import Gradient, Loss, size
 from simudy.dynamics.tree import Params
 
 
@@ -23,6 +23,14 @@ class Reverse(Gradient):
 
     def of(self, loss: Loss, *, has_aux: bool = False) -> Callable[[Params, Any], Any]:
         return partial(reverse, loss, has_aux)
+
+    def kept(self, params: Params, activations: int) -> int:
+        return 2 * size(params) + activations
+
+    def leaner(self) -> Gradient | None:
+        from simudy.dynamics.gradient.mixed import Mixed  # which builds on this file
+
+        return Mixed()
 
 
 def reverse(loss: Loss, has_aux: bool, params: Params, batch: Any) -> Any:

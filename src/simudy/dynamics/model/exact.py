@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrizations
 
 from simudy.errors import SimudyError
@@ -32,7 +32,7 @@ def _closed(layer: nn.Module) -> str | None:
         return "is compiled by torch.compile; pass the module itself, which it holds as _orig_mod"
     if isinstance(layer, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "spreads a module over devices; pass that module, which it holds as module"
-    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
+    if any(map(is_lazy, (*layer.parameters(False), *layer.buffers(False)))):
         return "does not know its shape yet; call the module once on a batch"
     return None
 

@@ -33,7 +33,7 @@ class _ExactOperations(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _EXACT.get(func, func)(*args, **(kwargs or {}))
+        return (_EXACT.get(func) or func)(*args, **(kwargs or {}))
 
 
 def _attention(
@@ -126,7 +126,7 @@ _EXACT: dict[Any, Callable[..., Any]] = {
     torch.instance_norm: lambda x, w, b, mean, var, stats, momentum, eps, cudnn: (
         norms.instance_norm(x, mean, var, w, b, stats, momentum, eps)
     ),
-    torch._weight_norm: norms.weight_norm,
+    torch._weight_norm: norms.weight_norm,  # pyright: ignore[reportPrivateImportUsage]
     **recurrent.REPLACED,
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,

@@ -38,7 +38,7 @@ def test_every_beta2_gives_torchs_values_and_exact_derivatives(beta2):
     torch.testing.assert_close(end(x, 0.1, beta2), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(end(x, *rates), expected, rtol=0, atol=1e-12)
     leaves = [v.clone().requires_grad_() for v in (x, *rates)]
-    assert torch.autograd.gradcheck(end, leaves[:2] + [rates[1]])
+    assert torch.autograd.gradcheck(end, [*leaves[:2], rates[1]])
     if beta2 not in (0.0, 0.6):  # no room below, and the edge
         assert torch.autograd.gradcheck(end, leaves)
     assert all(g.isfinite().all() for g in torch.autograd.grad(end(*leaves).sum(), leaves))

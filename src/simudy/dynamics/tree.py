@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,9 +50,23 @@ def rebuild_step(params: Params, batch: Any, new: Sequence[Any]) -> tuple[Params
     return dict(zip(params, new, strict=False)), rebuild(batch, new[len(params) :])
 
 
-def structure(tree: Any) -> str:
-    """All of a tree but its tensors: names, numbers, nesting, and which places share a tensor."""
-    return repr(rebuild(tree, [f"<{i}>" for i in range(len(leaves(tree)))]))
+def structure(tree: Any) -> Hashable:
+    """All of a tree but its tensors: names, numbers, nesting, and which places share a tensor. An
+    object of another kind is the same as itself alone.
+    """
+    place = {id(leaf): i for i, leaf in enumerate(leaves(tree))}
+
+    def of(node: Any) -> Hashable:
+        if id(node) in place:
+            return Tensor, place[id(node)]
+        kind, inside = type(node), _inside(node)
+        if inside is not None:
+            return kind, *(of(child) for child in inside)
+        if isinstance(node, (str, bytes, bool, int, float, complex, type(None), torch.dtype)):
+            return kind, repr(node)
+        return kind, _Itself(node)
+
+    return of(tree)
 
 
 def fill(values: Sequence[Any], needed: Sequence[bool], wanted: Sequence[Any]) -> list[Any]:
@@ -125,16 +139,32 @@ def detach(tree: Params) -> Params:
 
 
 def _walk(node: Any) -> Iterator[Tensor]:
-    if hasattr(node, "__tree_children__"):
-        node = node.__tree_children__()
-    elif isinstance(node, Tensor):
+    if isinstance(node, Tensor) and not hasattr(node, "__tree_children__"):
         yield node
         return
-    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+    for child in _inside(node, names=False) or ():
+        yield from _walk(child)
+
+
+def _inside(node: Any, *, names: bool = True) -> list[Any] | None:
+    """What a tree holds, with its names or without; None where it ends."""
+    if hasattr(node, "__tree_children__"):
+        return node.__tree_children__()
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
         node = vars(node)
     if isinstance(node, dict):
-        node = node.values()
-    elif not isinstance(node, (list, tuple)):
-        return
-    for child in node:
-        yield from _walk(child)
+        return [*node, *node.values()] if names else list(node.values())
+    return list(node) if isinstance(node, (list, tuple)) else None
+
+
+@dataclasses.dataclass(eq=False)
+class _Itself:
+    """An object by identity, which holding it keeps its own."""
+
+    held: Any
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.held is self.held

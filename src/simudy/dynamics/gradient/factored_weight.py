@@ -150,7 +150,7 @@ class FactoredWeight(Tensor):
         ) is not NotImplemented:
             return result
         name = func.__name__
-        if func in _METADATA or name == "__get__" and func not in _VIEWS:  # the wrapper knows
+        if func in _METADATA or (name == "__get__" and func not in _VIEWS):  # the wrapper knows
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
         if name == "__set__" or name[-1] == "_" != name[-2]:

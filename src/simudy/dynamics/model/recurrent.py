@@ -82,7 +82,7 @@ def cell(step: Advance, x: Tensor, state: Any, *weights: Tensor | None) -> Any:
     state = _as_state(state)
     h, *_ = state
     end = step(F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh), state)  # type: ignore[arg-type]
-    return end if len(end) > 1 else end[0]
+    return end if len(end) > 1 else end[0]  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _run(

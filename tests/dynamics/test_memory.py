@@ -52,7 +52,8 @@ def test_recompute_lets_go_of_each_segment_it_has_replayed(
     short, long = measure.in_own_process(str(tmp_path / "segments.py"), [])
     theta, more_segments = 4 * 1000 * 1000, 6
     assert short > 4 * theta
-    assert long - short <= 1.1 * more_segments * theta
+    # A peak is some θ more or less from run to run; a segment kept would be four more each.
+    assert long - short <= 1.5 * more_segments * theta
 
 
 def test_all_methods_of_the_comparison_compute_the_same(benchmarks):

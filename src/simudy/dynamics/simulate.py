@@ -7,6 +7,7 @@ from typing import Any
 
 from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
+from simudy.dynamics.loss import ExactLoss, check_same, draws_refused
 from simudy.dynamics.optim.rule import Rule, advance
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -38,7 +39,8 @@ def simulate(
         gradient: how ∇ℓ is computed and differentiated.
 
     Raises:
-        SimudyError: the number of rules differs from the number of batches.
+        SimudyError: the number of rules differs from the number of batches; the loss draws random
+            numbers, or is otherwise another at its next call.
 
     Example:
         >>> import torch
@@ -54,15 +56,19 @@ def simulate(
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
         return params
-    params, grads = gradient.bind(loss, params, batches, rules)
+    _refuse_complex(params, rules)
+    exact = ExactLoss(loss)
+    check_same(exact, params, batches[0])
+    held, grads = gradient.bind(exact, params, batches, rules)
 
     def step(carry: tuple[Params, Any], x: tuple[Any, Rule]) -> tuple[Params, Any]:
         (params, state), (batch, rule) = carry, x
         return advance(rule, grads(params, batch), state, params)
 
-    start = params, rules[0].init(params)
-    params, state = adjoint.fold(step, start, list(zip(batches, rules, strict=True)))
-    return rules[-1].final(params, state)
+    with draws_refused(exact, params, batches):
+        start = held, rules[0].init(held)
+        end, state = adjoint.fold(step, start, list(zip(batches, rules, strict=True)))
+    return rules[-1].final(end, state)
 
 
 def _one_per_step(optimizer: Rule | Sequence[Rule], steps: int) -> list[Rule]:
@@ -70,3 +76,13 @@ def _one_per_step(optimizer: Rule | Sequence[Rule], steps: int) -> list[Rule]:
     if len(rules) != steps:
         raise SimudyError(f"{len(rules)} rules for {steps} batches: give one rule, or one per step")
     return rules
+
+
+def _refuse_complex(params: Params, rules: Sequence[Rule]) -> None:
+    if any(p.is_complex() for p in params.values()):
+        for rule in rules:
+            if not rule.spans_gradients:
+                raise SimudyError(
+                    f"{type(rule).__name__} acts on single numbers, and a parameter is complex: "
+                    "train torch.view_as_real of it, as torch.optim does, or use SGD"
+                )

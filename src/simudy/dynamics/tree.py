@@ -114,6 +114,8 @@ def inner(x: Tensor, y: Tensor) -> Tensor:
         return x.__tree_inner__(y)  # type: ignore[attr-defined]
     if hasattr(y, "__tree_inner__"):
         return y.__tree_inner__(x)  # type: ignore[attr-defined]
+    if x.is_complex():  # as pairs of real numbers
+        return (x.conj() * y).real.sum()
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
 

@@ -53,7 +53,11 @@ def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Meth
     takes = parameters(locate(fields["_target_"], "attack"))
     shared = _shared(cfg, guessed(cfg, evidence.recipe), evidence, labels)
     given = {k: v for k, v in shared.items() if k in takes and k not in fields}
-    return build_partial(fields, "attack")(**given)
+    made = build_partial(fields, "attack")(**given)
+    if not isinstance(made, Method):
+        base = "simudy.attack.methods.problem.Method"
+        raise SimudyError(f"attack._target_={fields['_target_']} is no method: derive from {base}")
+    return made
 
 
 def outer(cfg: DictConfig) -> Outer:

@@ -17,6 +17,7 @@ from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted
 from simudy.dynamics.gradient.base import Gradient, Loss, size
 from simudy.dynamics.gradient.reverse import reverse
 from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,16 @@ def forward_over_reverse(
     = 0. ``touched`` names the parameters that have a gradient, and so a cotangent.
     """
     _load_forward_rules()
-    n_params, dtype = len(inputs[0]), leaves[0].dtype
+    n_params, dtype = len(inputs[0]), leaves[0].dtype.to_real()
     given, on_aux = cotangents[: len(touched)], cotangents[len(touched) :]
     still = [torch.zeros_like(leaf) for leaf in leaves[:n_params]]
     along = tree.fill(still, [name in touched for name in inputs[0]], given)
 
     def augmented(s: Tensor, all_leaves: list[Tensor], *wanted: Tensor) -> Tensor:
         value, aux = loss(*tree.rebuild_step(*inputs, tree.fill(all_leaves, needed, wanted)))
-        return value + s * sum((u * a).sum() for u, a in zip(on_aux, tree.leaves(aux), strict=True))
+        return value + s * sum(
+            (u.conj() * a).real.sum() for u, a in zip(on_aux, tree.leaves(aux), strict=True)
+        )
 
     def full_gradient(s: Tensor, *thetas: Tensor) -> tuple[Tensor, ...]:
         all_leaves = [*thetas, *leaves[n_params:]]
@@ -91,8 +94,14 @@ def forward_over_reverse(
 
     s = torch.zeros((), dtype=dtype, device=leaves[0].device)
     at, direction = (s, *leaves[:n_params]), (torch.ones_like(s), *along)
-    with one_thread:
-        products = torch.func.jvp(full_gradient, at, direction)[1]
+    try:
+        with one_thread:
+            products = torch.func.jvp(full_gradient, at, direction)[1]
+    except NotImplementedError as error:
+        raise SimudyError(
+            "torch has no forward derivative of an operation in this loss: use gradient=Reverse(). "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     return tree.fill([None] * len(leaves), needed, products)
 
 

@@ -126,12 +126,11 @@ class Traced(Mixed):
         return recording.pullbacks[key](*tensors)
 
     def _signature(self, fn: Function, tensors: Sequence[Tensor]) -> Signature:
-        with self._recorder():
-            return signature(fn, [_plain(t) for t in tensors])
+        with self._recorder(fn, tensors) as plain:
+            return signature(fn, plain)
 
     def _recorded(self, fn: Function, tensors: Sequence[Tensor]) -> Function:
-        with self._recorder():
-            plain = [_plain(t) for t in tensors]
+        with self._recorder(fn, tensors) as plain:
             graph = _pruned(make_fx(fn)(*plain))
             _own_constants(graph)
             run = _compiled(graph, self.compile, plain[0].device) if self.compile else graph
@@ -145,15 +144,17 @@ class Traced(Mixed):
         return run
 
     @contextmanager
-    def _recorder(self) -> Iterator[None]:
-        try:
-            # or what is done to the plain numbers would be wrapped again
-            with temporarily_clear_interpreter_stack():
-                yield
-        except Exception as error:  # whatever a module may do that a recorder cannot follow
-            raise SimudyError(
-                f"{self} cannot record this loss: use Mixed(), which runs it. {error}"
-            ) from error
+    def _recorder(self, fn: Function, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        # Within the transforms, what is done to the plain numbers would be wrapped again.
+        with temporarily_clear_interpreter_stack():
+            plain = [_plain(t) for t in tensors]
+            try:
+                yield plain
+            except Exception as error:  # whatever a module may do that a recorder cannot follow
+                fn(*plain)  # what fails without a recorder too is no matter of recording
+                raise SimudyError(
+                    f"{self} cannot record this loss: use Mixed(), which runs it. {error}"
+                ) from error
 
 
 @dataclass(eq=False)
@@ -260,4 +261,4 @@ def _difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> tuple[float
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
-    return sum(float(t.detach().double().square().sum()) for t in tensors) ** 0.5
+    return sum(float(t.detach().abs().double().square().sum()) for t in tensors) ** 0.5

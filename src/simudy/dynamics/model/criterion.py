@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,3 +104,32 @@ def targets_like(outputs: Tensor, labels: Tensor) -> Tensor:
         f"{tuple(labels.shape)}: set evidence.classes to the network's outputs (null for real "
         "targets)"
     )
+
+
+def check_losses(losses: Any, weights: Tensor | None = None) -> None:
+    """Raise a SimudyError unless ``losses`` are ``(n,)``, and so are the weights, or, without
+    weights, a scalar.
+    """
+    if not isinstance(losses, Tensor):
+        raise SimudyError(
+            f"the criterion gives a {type(losses).__name__}, which has no derivative: it must "
+            "return a tensor, one loss per sample"
+        )
+    shape = tuple(losses.shape)
+    if len(shape) > 1:
+        raise SimudyError(
+            f"the criterion gives losses of shape {shape}, several per sample: have it return one, "
+            "such as losses.flatten(1).mean(1)"
+        )
+    if weights is None:
+        return
+    if not shape:
+        raise SimudyError(
+            "the criterion gives one loss for the whole batch, which sample weights cannot weigh: "
+            "have it return one per sample (reduction='none'), or leave the weights out"
+        )
+    if tuple(weights.shape) != shape:
+        raise SimudyError(
+            f"sample weights of shape {tuple(weights.shape)} for losses of shape {shape}: give one "
+            f"weight per sample, of shape {shape}"
+        )

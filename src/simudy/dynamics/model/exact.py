@@ -6,19 +6,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrizations
 
 from simudy.errors import SimudyError
 
 
 def refuse_inexact(module: nn.Module) -> None:
-    """Raise a SimudyError for a layer whose steps are random, or have no second derivative."""
+    """Raise a SimudyError for a layer that cannot be called with parameters of our own, whose steps
+    are random, or that has no second derivative.
+    """
     for name, layer in module.named_modules():
-        if reason := _random(layer) or _underivable(layer):
+        if reason := _closed(layer) or _random(layer) or _underivable(layer):
             raise SimudyError(f"layer {name!r} ({type(layer).__name__}) {reason}")
+
+
+def _closed(layer: nn.Module) -> str | None:
+    if isinstance(layer, torch.jit.ScriptModule):
+        return "is compiled by torch.jit; pass the Python module that it was made from"
+    if "_orig_mod" in layer._modules:
+        return "is compiled by torch.compile; pass the module itself, which it holds as _orig_mod"
+    if isinstance(layer, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return "spreads a module over devices; pass that module, which it holds as module"
+    if any(map(is_lazy, (*layer.parameters(False), *layer.buffers(False)))):
+        return "does not know its shape yet; call the module once on a batch"
+    return None
 
 
 def refuse_gradient_hooks(named: Iterable[tuple[str, Tensor]]) -> None:

@@ -33,7 +33,7 @@ class _ExactOperations(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _EXACT.get(func, func)(*args, **(kwargs or {}))
+        return (_EXACT.get(func) or func)(*args, **(kwargs or {}))
 
 
 def _attention(
@@ -94,6 +94,16 @@ def _refused(name: str, instead: str, *args: Any, **kwargs: Any) -> Any:
     raise SimudyError(f"{name} has no exact second derivative in torch: {instead}")
 
 
+def _read(own: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """``tensor.item()`` and its like, for tensors that are constants."""
+    if tensor.requires_grad:
+        raise SimudyError(
+            f"the loss reads a number out of a tensor ({own.__name__}), whose derivative would be "
+            "lost: keep it a tensor, or detach() first what does not enter the loss"
+        )
+    return own(tensor, *args, **kwargs)
+
+
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
     value, gate = input.chunk(2, dim)
     return value * gate.sigmoid()
@@ -116,13 +126,17 @@ _EXACT: dict[Any, Callable[..., Any]] = {
     torch.instance_norm: lambda x, w, b, mean, var, stats, momentum, eps, cudnn: (
         norms.instance_norm(x, mean, var, w, b, stats, momentum, eps)
     ),
-    torch._weight_norm: norms.weight_norm,
+    torch._weight_norm: norms.weight_norm,  # pyright: ignore[reportPrivateImportUsage]
     **recurrent.REPLACED,
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,
     F.embedding: _embedding,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,
+    **{
+        own: partial(_read, own)
+        for own in (Tensor.item, Tensor.__float__, Tensor.__int__, Tensor.tolist, Tensor.numpy)
+    },
     **{
         function: partial(_refused, name, instead)
         for name, instead, functions in (

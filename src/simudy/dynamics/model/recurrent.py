@@ -80,8 +80,9 @@ def cell(step: Advance, x: Tensor, state: Any, *weights: Tensor | None) -> Any:
     """``torch.gru_cell`` and its like, with the arguments w_ih, w_hh, b_ih, b_hh."""
     w_ih, w_hh, b_ih, b_hh = (*weights, None, None)[:4]
     state = _as_state(state)
-    end = step(F.linear(x, w_ih, b_ih), F.linear(state[0], w_hh, b_hh), state)  # type: ignore[arg-type]
-    return end if len(end) > 1 else end[0]
+    h, *_ = state
+    end = step(F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh), state)  # type: ignore[arg-type]
+    return end if len(end) > 1 else end[0]  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _run(

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from simudy.dynamics.ambient import OneThread
 from simudy.dynamics.model.batchnorm import fold_batchnorm
+from simudy.dynamics.model.criterion import check_losses
 from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
 from simudy.dynamics.model.operations import exact_operations
 from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
 
 
 class StatelessModel:
@@ -30,9 +32,9 @@ class StatelessModel:
     Args:
         module: any deterministic module ``images -> logits``. Its modes (train/eval) are kept as
             they are.
-        criterion: ``(logits, labels) -> per-sample losses`` of shape ``(n,)``. Default:
-            cross-entropy, whose labels are class indices ``(n,)`` or probabilities ``(n,
-            classes)``.
+        criterion: ``(logits, labels) -> per-sample losses`` of shape ``(n,)``, or the loss of the
+            batch as a scalar, which takes no sample weights. Default: cross-entropy, whose labels
+            are class indices ``(n,)`` or probabilities ``(n, classes)``.
 
     Raises:
         SimudyError: a layer draws random numbers (dropout in train mode), or has no exact second
@@ -78,10 +80,17 @@ class StatelessModel:
     def loss(self, params: Params, batch: tuple[Tensor, ...]) -> Tensor:
         """Mean criterion over ``batch = (images, labels)``, or ``mean(w·ℓ)`` for ``(images, labels,
         w)``: a scalar.
+
+        Raises:
+            SimudyError: the criterion gives neither one loss per sample nor, without weights, one
+                for the batch.
         """
         images, labels, *weights = batch
-        losses = self.criterion(self(params, images), labels)
-        return (losses * weights[0]).mean() if weights else losses.mean()
+        outputs = self(params, images)
+        with exact_operations():
+            losses = self.criterion(outputs, labels)
+            check_losses(losses, *weights)
+            return (losses * weights[0]).mean() if weights else losses.mean()
 
     def to(self, *args: Any, **kwargs: Any) -> StatelessModel:
         """A copy on another device or dtype, as ``nn.Module.to``."""
@@ -104,4 +113,9 @@ class StatelessModel:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise SimudyError(
+            f"the module gives a {type(logits).__name__}, which cross-entropy does not take: give "
+            "criterion=lambda outputs, labels: …, which picks the logits out of it"
+        )
     return F.cross_entropy(logits, labels, reduction="none")

@@ -32,8 +32,8 @@ class RAdam(Decaying):
 
     Example:
         >>> rule, params = RAdam(lr=0.1), {"w": torch.ones(1)}
-        >>> first = {"w": torch.tensor([2.0])}  # not adaptive yet
-        >>> rule.update(first, rule.init(params), params)[0]["w"]
+        >>> grads = {"w": torch.tensor([2.0])}
+        >>> rule.update(grads, rule.init(params), params)[0]["w"]  # not adaptive yet
         tensor([0.8000])
     """
 
@@ -62,7 +62,8 @@ class RAdam(Decaying):
         longest = 2 / (1 - self.beta2) - 1
         length = longest - 2 * step * self.beta2**step / bias(self.beta2, step)
         adaptive = length > 5
-        length = choose(adaptive, length, 6.0)  # any length with a real root: r is not used below 5
+        # Any lengths with a real root: r is not used below 5, nor may it be NaN there.
+        length, longest = choose(adaptive, length, 6.0), choose(adaptive, longest, 6.0)
         return adaptive, (
             (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
         ) ** 0.5

@@ -88,7 +88,7 @@ def test_a_graph_that_gives_other_numbers_is_refused():
         numbers = torch.rand(3, generator=torch.Generator().manual_seed(1))
         return (params["w"].square() * numbers).sum()
 
-    with pytest.raises(SimudyError, match=r"is off by .* use Mixed\(\)"):
+    with pytest.raises(SimudyError, match=r"use Mixed\(\)"):
         slope(loss, (torch.rand(3),), Traced())
 
 

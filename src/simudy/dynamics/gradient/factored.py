@@ -229,17 +229,21 @@ def _watch(weight: FactoredWeight, probes: list[Tensor] | None) -> _Watched:
     return watched
 
 
-_PASSES = 90  # what moving a dense weight's entry through memory costs per step, in multiply-adds
+# What costs as much as so many multiply-adds, fitted to benchmarks/factored.py on a CPU:
+_PASSES = 148  # a dense weight's entry, its way through memory, per step
+_PRODUCTS = 3  # and its nine products by one row, which run in cache
+_CALLS = 28e6  # the calls that the factors of a layer need beyond those of a dense one, per step
+_WORTH = 1.1  # a tenth more time is taken for the memory that factors save
 
 
 def _is_cheaper(weight: Tensor, rows: int, steps: int) -> bool:
     """Multiply-adds of a layer in one outer iteration, factored against dense.
 
-    Dense: three products for the gradient and six for its derivative, and the weight's way through
-    memory. Factored: four products with W0 and with the factors met so far (half of them on
-    average), the inner product with a dense displacement, and the Gram matrices of the norm.
+    Factored: four products with W0 and with the factors met so far (half of them on average), the
+    inner product with a dense displacement, and the Gram matrices of the norm.
     """
     out, inputs = weight.shape
     size, edge, rank = out * inputs, out + inputs, rows * steps
-    dense = steps * (9 * rows + _PASSES) * size
-    return 4 * rank * (size + rank / 2 * edge) + 2 * rank * size + 3 * rank**2 * edge < dense
+    dense = steps * (_PASSES + _PRODUCTS * rows) * size
+    products = 4 * rank * (size + rank / 2 * edge) + 2 * rank * size
+    return products + 3 * rank**2 * edge + _CALLS * steps < _WORTH * dense

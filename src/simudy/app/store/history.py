@@ -29,8 +29,8 @@ def load(path: Path) -> list[dict[str, Any]]:
     Raises:
         SimudyError: the file is missing, or is no table of these columns with a number in each.
     """
+    reader = csv.DictReader(io.StringIO(read_text(path, REMEDY), newline=""))
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path, REMEDY), newline=""))
         if reader.fieldnames != COLUMNS:
             raise SimudyError(f"{path} is damaged (other columns): {REMEDY}")
         rows = list(reader)

@@ -86,7 +86,7 @@ class Simudy(Method):
     damping: Annotated[float | None, POSITIVE] = None
     focus_after: Annotated[float, FRACTION] = 1.0
     grow_until: Annotated[float, FRACTION] = 0.0
-    adjoint: Adjoint = field(default_factory=Direct)
+    adjoint: Adjoint = field(default_factory=Direct)  # pyright: ignore[reportIncompatibleVariableOverride]
     gradient: Gradient | None = None
 
     def problem(self, evidence: Evidence, *, seed: int) -> SimudyProblem:

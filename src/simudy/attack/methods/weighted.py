@@ -63,7 +63,7 @@ class Weighted(Method):
     distance: str = "cosine"
     tv: Annotated[float, NOT_NEGATIVE] = 3.3e-5
     box: Annotated[float, NOT_NEGATIVE] = 0.0
-    gradient: Gradient = field(default_factory=Reverse)
+    gradient: Gradient = field(default_factory=Reverse)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         low, high = self.weights

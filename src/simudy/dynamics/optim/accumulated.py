@@ -15,7 +15,7 @@ from simudy.errors import SimudyError
 class State(NamedTuple):
     """Micro-batches gathered, the sum of their gradients, and the state of the rule inside."""
 
-    count: int
+    gathered: int
     total: Params | None
     inner: Any
 
@@ -56,8 +56,8 @@ class Accumulated(Wrapper):
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         total = grads if state.total is None else tree.add(state.total, grads)
-        if state.count + 1 < self.every:
-            return params, State(state.count + 1, total, state.inner)
+        if state.gathered + 1 < self.every:
+            return params, State(state.gathered + 1, total, state.inner)
         params, inner = self.rule.update(tree.scale(1 / self.every, total), state.inner, params)
         return params, State(0, None, inner)
 

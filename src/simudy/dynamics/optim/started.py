@@ -37,7 +37,7 @@ class Started(Wrapper):
         tensor([-3.])
     """
 
-    rule: PerTensor
+    rule: PerTensor  # pyright: ignore[reportIncompatibleVariableOverride]
     states: Mapping[str, Any] = field(default_factory=dict, metadata={"hyperparameters": False})
 
     def __post_init__(self) -> None:

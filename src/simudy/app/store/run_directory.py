@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -102,9 +103,13 @@ def read_result(path: Path) -> dict[str, Any]:
 def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:
     if digest(old) == digest(new):
         return
-    before, now = _flat(old), _flat(new)
-    key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
-    change = f"{key} was {before.get(key)} and is now {now.get(key)}"
+    before, now = (
+        {key: json.dumps(value, default=str) for key, value in _flat(settings).items()}
+        for settings in (old, new)
+    )
+    differ = (key for key in {**before, **now} if before.get(key) != now.get(key))
+    key = next(differ, "the order or nesting of settings")
+    change = f"{key} was {before.get(key, 'not set')} and is now {now.get(key, 'not set')}"
     raise SimudyError(
         f"{root} holds a run with other settings ({change}): set another hydra.run.dir, or remove "
         "it"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -61,9 +61,9 @@ def persistently(launch: Callable[[], None], fail: Callable[[Path, str], None]) 
                 _now["killed"].append(job.name)
     finally:
         _now.update(alone=None, killed=[])
-        for sweep in _sweeps:
-            (sweep / ROUND).unlink(missing_ok=True)
-        _sweeps.clear()
+        while _sweeps:
+            with suppress(OSError):  # no directory, then, and nothing in it
+                (_sweeps.pop() / ROUND).unlink(missing_ok=True)
 
 
 def begin_round(sweep: Path) -> bool:

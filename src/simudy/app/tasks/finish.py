@@ -65,7 +65,9 @@ def _draw(
 ) -> None:
     truth = secret.normalised()[0] if secret else None
     snapshots: dict[int, Tensor] = _snapshots(folder)
-    title = f"{cfg.name}: {result['n']} images"
+    # under an ASCII locale Python holds an umlaut of the command line as bytes that no font knows
+    name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
+    title = f"{name}: {result['n']} images"
     save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
     save_report(
         folder.report,

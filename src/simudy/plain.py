@@ -200,3 +200,14 @@ _WORDS = {
     str: "a word",
     type(None): "null",
 }
+
+
+def flatten(nested: Mapping, prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, in order; empty mappings stay visible."""
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

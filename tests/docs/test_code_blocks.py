@@ -8,11 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 from simudy.attack.distance import DISTANCES
-
-torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])

@@ -7,11 +7,8 @@ import importlib
 import pkgutil
 
 import pytest
-import torch
 
 import simudy
-
-torch.set_num_threads(1)
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(simudy.__path__, "simudy."))
 WITH_EXAMPLES = [

@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(ROOT.glob("examples/*.py"))

@@ -16,7 +16,6 @@ from simudy.dynamics.gradient import Factored, Mixed, Reverse, Traced
 from simudy.dynamics.optim import SGD, AdamW
 from simudy.errors import SimudyError
 
-torch.set_num_threads(1)
 MODES = [Reverse(), Mixed(), Traced(), Factored(layers="all"), Factored(inner=Mixed())]
 
 

@@ -33,15 +33,10 @@ from simudy.dynamics.optim import (
 from simudy.errors import SimudyError
 from simudy.testing import check_optimizer, problems
 
-torch.set_num_threads(1)
 optim = torch.optim
 
 
-@pytest.fixture(autouse=True)
-def _float64_by_default():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 class Net(nn.Module):

@@ -24,15 +24,10 @@ from simudy.dynamics.adjoint import Direct
 from simudy.dynamics.gradient import Reverse
 from simudy.dynamics.optim import from_torch, scaled
 
-torch.set_num_threads(1)
 TOLERANCE = 1e-8
 
 
-@pytest.fixture(autouse=True)
-def _float64_by_default():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 class Problem:

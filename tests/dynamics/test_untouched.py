@@ -41,15 +41,10 @@ from simudy.dynamics.optim import (
 )
 from simudy.errors import SimudyError
 
-torch.set_num_threads(1)
 optim = torch.optim
 
 
-@pytest.fixture(autouse=True)
-def _float64_by_default():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 class Heads(nn.Module):

@@ -19,6 +19,7 @@ from torch import Tensor
 from simudy.analysis.gallery import FLOORS, displayable
 from simudy.analysis.score import RECOVERED, Normalisation, Score
 from simudy.files import write_atomically
+from simudy.plain import flatten
 
 LIGHT = {
     "ink": "#1b1f24",
@@ -282,17 +283,6 @@ def _dress(axes: Axes, title: str, colours: Mapping[str, str]) -> None:
 
 # The tables
 # ------------------------------------------------------------
-
-
-def flatten(nested: Mapping, prefix: str = "") -> dict[str, object]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, in order; empty mappings stay visible."""
-    flat = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _table(nested: Mapping) -> str:

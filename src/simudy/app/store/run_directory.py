@@ -13,6 +13,7 @@ from simudy.app.settings.fingerprint import VICTIM, digest, relevant
 from simudy.app.store.settings_file import read_raw, read_settings
 from simudy.errors import SimudyError
 from simudy.files import read_json, write_atomically
+from simudy.plain import flatten
 from simudy.ranges import MEASURED
 
 FINISHED = ("converged", "finished", "diverged")
@@ -104,7 +105,7 @@ def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:
     if digest(old) == digest(new):
         return
     before, now = (
-        {key: json.dumps(value, default=str) for key, value in _flat(settings).items()}
+        {key: json.dumps(value, default=str) for key, value in flatten(settings).items()}
         for settings in (old, new)
     )
     differ = (key for key in {**before, **now} if before.get(key) != now.get(key))
@@ -118,13 +119,3 @@ def _require_same(old: dict[str, Any], new: dict[str, Any], root: Path) -> None:
 
 def _of_victim(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in VICTIM}
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {prefix.rstrip("."): node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in _flat(child, f"{prefix}{name}.").items()
-    }

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from simudy.app.settings import meaning
-from simudy.app.settings.schema import Config, settings_of
+from simudy.app.settings.schema import Config, register, settings_of
 from simudy.plain import flatten
 
 HEADER = """\
@@ -94,6 +94,7 @@ def _composed(argv: Sequence[str]) -> DictConfig:
     overrides = [word for word in rest if not word.startswith("-")]
     if known.config_dir:
         overrides.append(f"hydra.searchpath=['file://{Path(known.config_dir).absolute()}']")
+    register()
     with initialize_config_module("simudy.conf", version_base="1.3"):
         return compose("config", overrides, return_hydra_config=True)
 

@@ -7,26 +7,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from griffe import Docstring, DocstringSectionKind
 
+from simudy.app.settings import meaning
 from simudy.app.settings.check import locate, parameters
+from simudy.app.settings.meaning import EXPLAINED, GUESS, based_on, comments, source_comments
 from simudy.app.settings.schema import Config, settings_of
-from simudy.attack.dummy import new_dummy
-from simudy.attack.evidence import Evidence
-from simudy.attack.search import Outer
-from simudy.dynamics.recipe import Recipe
 from simudy.plain import named
 
 CONF = Path(__file__).parents[2] / "conf"
 OPEN = object()  # no default: must be given
-# The sections that a part of the library answers to, whose docstring explains their keys.
-EXPLAINED = {"recipe": Recipe, "outer": Outer, "evidence": Evidence, "dummy": new_dummy}
 # Fields of a method of attack that another setting fills in.
 SHARED = {
     "distance": "distance",
@@ -42,7 +37,6 @@ SHARED = {
     "adjoint": "adjoint",
     "gradient": "gradient",
 }
-GUESS = "the attacker's guess; null: as the victim's"
 
 
 @dataclass
@@ -169,18 +163,10 @@ def factories(made: Any) -> dict[str, Any]:
     return {name: make() for name, make in makers.items() if make is not dataclasses.MISSING}
 
 
-def documented(made: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring says of each argument; a class asks those it derives from too."""
-    notes: dict[str, str] = {}
-    for owner in reversed(made.__mro__[:-1] if inspect.isclass(made) else [made]):
-        text = inspect.cleandoc(owner.__doc__ or "")
-        for section in Docstring(text).parse("google", warnings=False):
-            if section.kind in (DocstringSectionKind.parameters, DocstringSectionKind.attributes):
-                for item in section.value:
-                    said = " ".join(item.description.split()).rstrip(".")
-                    said = re.sub(r"\bNone\b", "null", said)  # as a person types it
-                    notes |= dict.fromkeys(re.split(r",\s*", item.name), said)
-    return notes
+def documented(made: Any) -> dict[str, str]:
+    """What the docstring says of each argument: ours as ``--help`` reads it, torch's as it is."""
+    ours = meaning.documented(f"{made.__module__}.{made.__qualname__}")
+    return ours or meaning.arguments_in(made.__doc__ or "")
 
 
 def schema(owner: Any, *, prefix: str = "", under: str = "") -> dict[str, Field]:
@@ -189,7 +175,7 @@ def schema(owner: Any, *, prefix: str = "", under: str = "") -> dict[str, Field]
     """
     notes = source_comments(owner) | documented(owner)
     section = prefix.partition(".")[0]
-    explained = documented(EXPLAINED[section]) if section in EXPLAINED else {}
+    explained = meaning.documented(EXPLAINED.get(section, ""))
     found: dict[str, Field] = {}
     for field in dataclasses.fields(owner):
         hint, name = settings_of(owner)[field.name], prefix + field.name
@@ -201,38 +187,6 @@ def schema(owner: Any, *, prefix: str = "", under: str = "") -> dict[str, Field]
         said = notes.get(field.name) or explained.get(field.name, "")
         found[name] = Field(words(hint), default, said)
     return {k.removeprefix(under): field for k, field in found.items() if k.startswith(under)}
-
-
-def source_comments(owner: type) -> dict[str, str]:
-    """The comments behind the fields of a dataclass."""
-    return dict(re.findall(r"^    (\w+): .*?#\s*(.+)$", inspect.getsource(owner), re.MULTILINE))
-
-
-def comments(path: Path) -> dict[str, str]:
-    """The comment behind each key of a YAML file, by dotted name."""
-    found, stack = {}, []
-    for line in path.read_text().splitlines():
-        if match := re.match(r"^(\s*)([\w/]+):(.*)$", line):
-            stack[len(match[1]) // 2 :] = [match[2]]
-            if note := re.search(r"\s#\s*(.+)$", match[3]):
-                found[".".join(stack).removesuffix("._target_")] = note[1]
-    return found
-
-
-def head(path: Path) -> str:
-    """The comment at the top of a file, in one line."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        lines += [] if "@package" in line else [line.lstrip("# ")]
-    return " ".join(lines)
-
-
-def based_on(path: Path) -> str:
-    """The file of the same group that this one starts from, if any."""
-    names = [name for name in load(path).get("defaults", []) if isinstance(name, str)]
-    return next((name for name in names if name != "_self_"), "")
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keys import CONF, OPEN, Key, based_on, comments, flat, general, head, load, option
+from keys import CONF, OPEN, Key, flat, general, load, option
 from mkdocs.structure.files import File
+
+from simudy.app.settings.meaning import based_on, comments, head
 
 __all__ = ["CONF", "flat"]
 GROUPS = ("data", "model", "inner", "victim", "attack", "gradient", "adjoint", "outer")

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SETTINGS = sorted(ROOT.glob("conf/**/*.yaml"))
 GENERATED = ("settings/index.md", "settings/groups.md", "settings/experiments.md")
 GENERATED += ("api/index.md", "api/training.md", "api/optimizers.md", "api/attack.md")
 COLUMNS, LINES = 100, 6
@@ -72,6 +73,12 @@ def anchors(text: str) -> set[str]:
 def test_no_line_is_long(page):
     for number, line in enumerate(prose(page.read_text()), 1):
         assert len(without_targets(line)) <= COLUMNS, f"{page}:{number}: {len(line)} columns"
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=[str(f.relative_to(ROOT)) for f in SETTINGS])
+def test_no_line_of_a_settings_file_is_long(file):
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        assert len(line) <= COLUMNS, f"{file}:{number}: {len(line)} columns"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -27,6 +27,7 @@ from simudy.app.settings.schema import register, resolve
 from simudy.app.sweep.failures import clear_failure, failures, save_failure
 from simudy.app.sweep.grid import refuse_too_many
 from simudy.app.sweep.restart import at_work, is_left_out, persistently
+from simudy.app.usage import usage, version
 from simudy.errors import SimudyError
 from simudy.files import private_files
 
@@ -58,6 +59,9 @@ def run_cli(argv: Sequence[str]) -> int:
     """
     refused.clear()
     try:
+        if told := _told(argv):
+            print(told)
+            return DONE
         refuse_too_many(argv)
         with _hydra_at_hand(argv), private_files(), signals.stopping_on_signals():
             main = hydra.main(
@@ -78,6 +82,14 @@ def run_cli(argv: Sequence[str]) -> int:
         streams.say(f"simudy: error: {line}")
     failed = failures()
     return BAD_INPUT if refused or failed else DONE
+
+
+def _told(argv: Sequence[str]) -> str | None:
+    """What a person asked to be told, in place of a run."""
+    if "--version" in argv:
+        return version()
+    asked = {"--help", "-h"} & set(argv)
+    return usage([in_grammar(word) for word in argv if word not in asked]) if asked else None
 
 
 def job(cfg: DictConfig) -> float | None:

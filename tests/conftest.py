@@ -105,6 +105,6 @@ def attempt(cli, tmp_path, monkeypatch) -> Callable[..., None]:
             warnings.simplefilter("ignore")  # the tests' errors, but no person's
             outcome = cli(*tiny, *case.argv, tiny=False)
         os.chdir(tmp_path)
-        judge(*outcome, tmp_path, refused=case.refused)
+        judge(outcome.code, outcome.out, outcome.err, tmp_path, refused=case.refused)
 
     return call

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def blocks(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch) -> Path:
+def workplace(tmp_path, monkeypatch) -> Iterator[Path]:
     """A directory with the page's ``my_rules.py`` and its configuration, importable."""
     (tmp_path / "my_rules.py").write_text(next(b for b in blocks("python") if "class SignSGD" in b))
     (tmp_path / "mine" / "inner").mkdir(parents=True)

@@ -49,6 +49,7 @@ def test_the_command_line_without_a_word_makes_the_defaults_of_the_classes():
     theirs, default = (o.optimizer([leaf], lr=o.lr) for o in (outer, Outer()))
     assert type(theirs) is type(default)
     assert theirs.param_groups[0].items() == default.param_groups[0].items()
+    assert outer.schedule is not None
     assert outer.schedule(theirs).T_max == Outer().iterations
 
 

@@ -140,6 +140,7 @@ def test_a_file_may_not_name_what_it_likes(tmp_path, target, capfd):
 def test_plain_data_of_losses_and_groups():
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]), label_smoothing=0.1)
     back = from_plain(to_plain(loss))
+    assert back.weight is not None and loss.weight is not None
     assert torch.equal(back.weight, loss.weight) and back.label_smoothing == 0.1
     with pytest.raises(SimudyError, match=r"cannot write"):
         to_plain(lambda outputs, labels: 0)

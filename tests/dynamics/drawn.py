@@ -251,7 +251,7 @@ def native(case: Case, given: dict[str, Any]) -> Any:
         getattr(ours, case.rule)(**{**given, **more, "lr": factor * given["lr"]})
         for factor in (1.0, 0.5)
     )
-    groups = {"*bias": slow, "unused*": None, "*": fast}
+    groups: dict[Any, Any] = {"*bias": slow, "unused*": None, "*": fast}
     return ours.Groups(groups) if "groups" in case.wrapped else fast
 
 

@@ -123,9 +123,9 @@ def _clip(case: Case, params: list[nn.Parameter]) -> None:
         clip_grad_norm_(params, CLIP)
     if "adaptively" in case.wrapped:  # arXiv:2102.06171, λ = RATIO, ε = 1e-3
         for p in params:
-            for unit, weights in zip(
-                *((p.grad, p) if p.ndim > 1 else ([p.grad], [p])), strict=True
-            ):
+            assert p.grad is not None
+            units = zip(p.grad, p, strict=True) if p.ndim > 1 else [(p.grad, p)]
+            for unit, weights in units:
                 most = RATIO * max(weights.norm().item(), 1e-3)
                 unit.mul_(min(1.0, most / max(unit.norm().item(), 1e-300)))
 

@@ -88,10 +88,11 @@ def outcome(model, images, labels, theta0, lr, *, adjoint, gradient, rule=None, 
     batches = [halves[t % 2] for t in range(steps)]
     rule = rule(lr) if rule else SGD(lr=lr, momentum=0.8, weight_decay=0.01, nesterov=True)
     end = simulate(model.loss, theta0, batches, rule, adjoint=adjoint, gradient=gradient)
-    return sum(
+    seen = [
         (v * torch.cos(torch.arange(v.numel(), dtype=v.dtype)).view(v.shape)).sum()
         for v in end.values()
-    )
+    ]
+    return sum(seen, torch.zeros(()))
 
 
 def leaves_of(net):

@@ -101,7 +101,8 @@ def slopes(run, how, which):
     data = [(x.requires_grad_(), y, h) for x, y, h in batches(how, which)]
     end = run(theta, data)
     inputs = [*theta.values(), *(x for x, *_ in data)]
-    value = sum((i + 1.0) * tree.dot({"p": p}, {"p": p}) for i, p in enumerate(end.values()))
+    norms = [tree.dot({"p": p}, {"p": p}) for p in end.values()]
+    value = sum(((i + 1.0) * norm for i, norm in enumerate(norms)), torch.zeros(()))
     grads = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
     return [*(p.dense() if isinstance(p, FactoredWeight) else p for p in end.values()), *grads]
 

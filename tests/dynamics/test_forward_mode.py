@@ -62,7 +62,9 @@ def test_first_derivatives_in_every_way(mode):
 
     def dual():
         with forward_ad.dual_level():
-            return forward_ad.unpack_dual(of(forward_ad.make_dual(x, v))).tangent
+            tangent = forward_ad.unpack_dual(of(forward_ad.make_dual(x, v))).tangent
+            assert tangent is not None
+            return tangent
 
     assert float(torch.func.jvp(of, (x,), (v,))[1]) == expected
     assert float(dual()) == expected

@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -155,8 +156,9 @@ class UnguardedHigher(Higher):
 
 def _clipping_factory():
     import torchopt
+    from torchopt.clip import clip_grad_norm
 
-    return torchopt.chain(torchopt.clip.clip_grad_norm(max_norm=0.1), torchopt.sgd(lr=0.1))
+    return torchopt.chain(clip_grad_norm(max_norm=0.1), torchopt.sgd(lr=0.1))
 
 
 def test_torchopt_clipping_is_refused_because_its_hypergradient_is_wrong():
@@ -228,8 +230,9 @@ def test_tensor_captured_by_a_factory_is_not_lost_silently():
 
     lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     problem = problems()[0]
+    learned: Any = lr  # torchopt declares a float
     with pytest.raises(SimudyError, match="gradient would be lost"):
-        problem.run(TorchOpt(lambda: torchopt.sgd(lr=lr)), {}, (Recompute(), Mixed()))
+        problem.run(TorchOpt(lambda: torchopt.sgd(lr=learned)), {}, (Recompute(), Mixed()))
 
 
 def test_higher_ignores_maximize():
@@ -280,9 +283,8 @@ def test_higher_agrees_with_its_own_loop():
                     nn.functional.cross_entropy(net(images), labels, reduction="none") * weights
                 ).mean()
             )
-        theirs = sum(
-            (v * p).sum() for v, p in zip(problem.view.values(), net.parameters(), strict=True)
-        )
+        pairs = zip(problem.view.values(), net.parameters(), strict=True)
+        theirs = sum(((v * p).sum() for v, p in pairs), torch.zeros(()))
     mine = problem.outcome(Higher(torch.optim.SGD, {"lr": lr, "momentum": 0.9}), {})
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
     (a,), (b,) = torch.autograd.grad(mine, lr), torch.autograd.grad(theirs, lr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -163,7 +163,9 @@ def test_muon_goes_on_as_in_torch_where_that_keeps_its_precision(before, monkeyp
 def test_what_does_not_change_the_values_is_ignored():
     module = nn.Linear(2, 2)
     for flag in ("foreach", "differentiable", "capturable"):
-        assert from_torch(optim.Adam(module.parameters(), **{flag: True}), module) == Adam()
+        options: dict[str, Any] = {flag: True}
+        theirs = optim.Adam(module.parameters(), **options)
+        assert from_torch(theirs, module) == Adam()
 
 
 def test_a_rate_that_is_learned_stays_so_and_is_not_moved():
@@ -223,7 +225,8 @@ def test_hooks_on_steps_are_refused(place):
         with pytest.raises(SimudyError, match=r"Clipped\(from_torch"):
             from_torch(optimizer, module)
     finally:
-        handle and handle.remove()
+        if handle:
+            handle.remove()
     if handle:
         assert from_torch(optimizer, module) == SGD(lr=1e-3)
 
@@ -307,7 +310,7 @@ def test_a_start_is_no_gradient_met():
 @pytest.mark.parametrize(
     "act, message",
     [
-        (lambda: Started(Clipped(SGD())), "inside of wrappers"),
+        (lambda: Started(cast(Any, Clipped(SGD()))), "inside of wrappers"),
         (lambda: with_backend(Started(SGD()), "torchopt"), "inside of wrappers"),
         (lambda: Started(SGD(), {"w": torch.ones(2)}).init({"v": torch.ones(2)}), "called 'w'"),
         (lambda: Started(SGD(), {"w": torch.ones(1)}).init({"w": torch.ones(2)}), "shape"),

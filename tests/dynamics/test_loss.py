@@ -175,7 +175,9 @@ def test_a_loss_that_is_no_real_scalar_is_refused(value):
 def scripted(layer: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.trace(layer, torch.randn(2, 4))
+        traced = torch.jit.trace(layer, torch.randn(2, 4))
+    assert isinstance(traced, nn.Module)
+    return traced
 
 
 def test_modules_that_hide_their_parameters_are_refused():

@@ -336,7 +336,7 @@ def sign_sgd(named):
 
 
 def test_a_rule_of_ones_own():
-    check_optimizer(SignSGD(), reference=sign_sgd)
+    check_optimizer(SignSGD(), reference=sign_sgd)  # pyright: ignore[reportArgumentType]
     check_optimizer(Clipped(SignSGD()))
 
 

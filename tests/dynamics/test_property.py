@@ -61,7 +61,8 @@ class Problem:
         return data * self.case.epochs, theta, {**self.options, **learned}
 
     def outcome(self, end: dict[str, Tensor]) -> Tensor:
-        return sum((self.view[name] * p.sin()).sum() for name, p in end.items())
+        seen = ((self.view[name] * p.sin()).sum() for name, p in end.items())
+        return sum(seen, torch.zeros(()))
 
     def plain(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """The end of the torch loop."""
@@ -115,11 +116,12 @@ class Problem:
         return [x + step * d for x, d in zip(self.at, self.along, strict=True)]
 
     def _backward(self, value: Tensor, at: list[Tensor]) -> tuple[Tensor, Tensor]:
-        for order in range(self.case.order, 0, -1):
-            how = {"create_graph": order > 1, "allow_unused": True, "materialize_grads": True}
-            grads = torch.autograd.grad(value, at, **how)
+        how: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+        if self.case.order == 2:
+            grads = torch.autograd.grad(value, at, create_graph=True, **how)
             value = _dot(grads, self.along)
-        return value, _dot(grads, grads).sqrt()
+        grads = torch.autograd.grad(value, at, **how)
+        return _dot(grads, self.along), _dot(grads, grads).sqrt()
 
     def _functional(self, inputs: list[Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """By ``torch.func`` alone, for vmap over it."""
@@ -152,9 +154,9 @@ def check(case: Case) -> None:
         _require_slope(found, lambda h: problem.slope(problem.moved(h)), size)
 
 
-def _require_slope(found: Tensor, fn: Callable[[float], Tensor], size: Tensor) -> None:
-    """``found`` is the derivative of ``fn`` at 0, up to rounding of a vector of this size."""
-    size = max(size.item(), abs(found.item()))
+def _require_slope(found: Tensor, fn: Callable[[float], Tensor], norm: Tensor) -> None:
+    """``found`` is the derivative of ``fn`` at 0, up to rounding of a vector of this norm."""
+    size = max(float(norm), abs(float(found)))
     assert math.isfinite(size)
     enough = 0.1 * TOLERANCE * size
     true, unsure = slope(lambda h: fn(h).item(), enough=enough)

@@ -158,9 +158,9 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(SimudyError, match="decides by a metric"):
         Recipe(scheduler=lrs.ReduceLROnPlateau).rules(4)
     with pytest.raises(SimudyError, match="cannot be made"):
-        Recipe(scheduler=lrs.StepLR).rules(4)
+        Recipe(scheduler=lrs.StepLR).rules(4)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SimudyError, match="both set the rates"):
-        Recipe(scheduler=lrs.StepLR, schedule=[1.0])
+        Recipe(scheduler=partial(lrs.StepLR, step_size=1), schedule=[1.0])
     with pytest.raises(SimudyError, match=r"leave recipe.shuffle out"):
         Recipe(order="torch", shuffle=True)
     with pytest.raises(SimudyError, match="images beyond the 3 there are"):
@@ -174,6 +174,6 @@ def test_what_cannot_be_is_refused():
 def test_a_learned_rate_goes_through_the_schedule():
     lr = torch.tensor(0.2, requires_grad=True)
     recipe = Recipe(SGD(lr=lr), EPOCHS, scheduler=partial(lrs.StepLR, step_size=1, gamma=0.5))
-    total = sum(rule.lr for rule in recipe.rules(N))
+    total = sum((rule.lr for rule in recipe.rules(N)), torch.zeros(()))
     assert float(torch.autograd.grad(total, lr)[0]) == pytest.approx(1.875)
     assert copy.deepcopy(recipe).steps(N) == EPOCHS

@@ -27,7 +27,8 @@ def slope(loss, mode, *, batches=None, params=None, adjoint=Direct()):  # noqa: 
     params = network().params if params is None else params
     data = [(x, LABELS)] * 3 if batches is None else batches(x)
     end = simulate(loss, params, data, SGD(lr=0.3), adjoint=adjoint, gradient=mode)
-    return torch.autograd.grad(sum(p.square().sum() for p in end.values()), x)[0]
+    value = sum((p.square().sum() for p in end.values()), torch.zeros(()))
+    return torch.autograd.grad(value, x)[0]
 
 
 @dataclasses.dataclass
@@ -99,12 +100,12 @@ class Backward(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx, gradient):
-        return Backward.scale * gradient
+    def backward(ctx, *gradient):
+        return Backward.scale * gradient[0]
 
     @staticmethod
-    def jvp(ctx, tangent):
-        return Backward.scale * tangent
+    def jvp(ctx, *tangent):
+        return Backward.scale * tangent[0]
 
 
 def test_a_change_that_only_the_backward_pass_shows(monkeypatch):

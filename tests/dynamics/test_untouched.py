@@ -143,10 +143,12 @@ def test_other_back_ends_skip_it_too(name, backend):
 
 def test_a_transformation_of_ones_own_is_not_taken_apart():
     import torchopt
+    from torchopt.base import GradientTransformation
 
-    double = torchopt.base.GradientTransformation(
-        lambda params: (), lambda g, state, **_: ([2 * x for x in g], state)
-    )
+    def twice(updates, state, *, params=None, inplace=True):
+        return [2 * x for x in updates], state
+
+    double = GradientTransformation(lambda params: (), twice)
     rule = TorchOpt(lambda: torchopt.chain(torchopt.sgd(0.1), double))
     model = StatelessModel(Heads())
     with pytest.raises(SimudyError, match=r"does not touch 'unused\.weight'"):
@@ -166,7 +168,7 @@ def test_every_mode_skips_and_differentiates_the_same_run(name, mode):
     def outcome(images: list[Tensor], params: dict, **modes: Any) -> tuple[dict, Tensor]:
         paired = [(x, y) for x, (_, y) in zip(images, batches, strict=True)]
         end = simulate(model.loss, params, paired, rule, **modes)
-        return end, sum((p.sin() * p).sum() for p in end.values())
+        return end, sum(((p.sin() * p).sum() for p in end.values()), torch.zeros(()))
 
     end, value = outcome(images, params, adjoint=adjoint, gradient=gradient)
     found = torch.autograd.grad(value, [*images, *params.values()])

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 ODD = (None, True, -1, 0, 1e308, 10**30, "word", "", [], [1, "a"], {}, {"_target_": "os.system"})
 SHAPES = (b"[]", b"{}", b"null", b"1", b'"x"', b"[" * 100_000, b"{" * 5000, b"\xff\xfe\x00", b"\0")
 

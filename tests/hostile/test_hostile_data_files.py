@@ -29,11 +29,11 @@ LABELS = np.arange(16) % 2
 # --- arrays
 
 
-def npz(**arrays: object) -> Callable[[Path], None]:
+def npz(**arrays: object) -> Callable[[Path], object]:
     return lambda path: np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def raw_npz(header: str, body: bytes = b"\0" * 64) -> Callable[[Path], None]:
+def raw_npz(header: str, body: bytes = b"\0" * 64) -> Callable[[Path], object]:
     """An archive whose array says of itself what it likes."""
 
     def write(path: Path) -> None:
@@ -67,7 +67,7 @@ def objects(path: Path) -> None:
     np.savez(path, images=np.array([{}, None] * 8, dtype=object), labels=LABELS)
 
 
-ARRAYS: dict[str, Callable[[Path], None]] = {
+ARRAYS: dict[str, Callable[[Path], object]] = {
     "empty": npz(),
     "labels_2^31": npz(images=PICTURES, labels=np.r_[2**31, LABELS[1:]]),
     "labels_2^63": npz(images=PICTURES, labels=np.full(16, 2**63, np.uint64)),
@@ -164,7 +164,7 @@ FILES: dict[str, bytes] = {
 }
 
 
-def folder_of(name: str, content: bytes) -> Callable[[Path], None]:
+def folder_of(name: str, content: bytes) -> Callable[[Path], object]:
     def prepare(folder: Path) -> None:
         for label in ("a", "b"):
             (folder / "pictures" / label).mkdir(parents=True)
@@ -183,7 +183,7 @@ def net() -> dict[str, torch.Tensor]:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 2)).state_dict()
 
 
-def saved(held: object) -> Callable[[Path], None]:
+def saved(held: object) -> Callable[[Path], object]:
     return lambda path: torch.save(held, path)
 
 
@@ -193,11 +193,11 @@ def quantised(tensor: torch.Tensor) -> torch.Tensor:
         return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
 
 
-def altered(name: str, alter: Callable[[torch.Tensor], object]) -> Callable[[Path], None]:
+def altered(name: str, alter: Callable[[torch.Tensor], object]) -> Callable[[Path], object]:
     return lambda path: torch.save({**net(), name: alter(net()[name])}, path)
 
 
-WEIGHTS: dict[str, Callable[[Path], None]] = {
+WEIGHTS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("weights"),
     "zip": lambda path: path.write_bytes(_npz(PICTURES)),
     "list": saved([1, 2]),
@@ -221,7 +221,7 @@ WEIGHTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def audit(write: Callable[[Path], None], suffix: str) -> Callable[[Path], None]:
+def audit(write: Callable[[Path], object], suffix: str) -> Callable[[Path], object]:
     def prepare(folder: Path) -> None:
         torch.manual_seed(0)
         (folder / "net_of_hostile_test.py").write_text(

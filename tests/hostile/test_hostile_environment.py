@@ -51,7 +51,7 @@ def test_a_failing_disk(cli, tmp_path, monkeypatch, kind, call):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
         outcome = cli(*TINY, "intervals.checkpoint=0", tiny=False)
-    judge(*outcome, tmp_path, refused=calls > call)
+    judge(outcome.code, outcome.out, outcome.err, tmp_path, refused=calls > call)
     assert not list(tmp_path.glob("run/**/.*.tmp")) or kind == "EIO" or outcome.code
     assert cli(*TINY, "intervals.checkpoint=0", tiny=False).code == 0
 

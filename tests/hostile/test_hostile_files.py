@@ -253,7 +253,9 @@ def test_a_sweep(tmp_path, capsys, file, how):
         code = 0
     except SystemExit as stopped:
         code = stopped.code
-    judge(code, *capsys.readouterr(), tmp_path, refused=False)
+        assert isinstance(code, int)
+    out, err = capsys.readouterr()
+    judge(code, out, err, tmp_path, refused=False)
 
 
 GRID = """hydra:

@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
     name: str
     argv: Sequence[str]
-    prepare: Callable[[Path], None] = lambda folder: None
+    prepare: Callable[[Path], object] = lambda folder: None
     refused: bool = False
 
 

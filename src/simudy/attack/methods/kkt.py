@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from simudy.attack.distance import Distance
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.weighted import Combination, Weighted
 from simudy.dynamics.gradient import Loss
@@ -37,7 +38,7 @@ class KKT(Weighted):
 
     weights: tuple[float, float] = (0.0, 1.0)
     euclidean_until: Annotated[float, FRACTION] = 1.0
-    distance: str = "euclidean"
+    distance: str | Distance = "euclidean"
     tv: Annotated[float, NOT_NEGATIVE] = 0.0
     box: Annotated[float, NOT_NEGATIVE] = 1.0
     min_weight: Annotated[float, NOT_NEGATIVE] = 0.05

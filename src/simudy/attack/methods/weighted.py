@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,8 @@ class Weighted(Method):
     term: Term | None = None
     gradient: Gradient = field(default_factory=Reverse)  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    POINTS: ClassVar[tuple[str, ...]] = ("final",)  # where in the evidence gradients are taken
+
     def __post_init__(self) -> None:
         low, high = self.weights
         self.weights = (low, high)
@@ -77,6 +79,39 @@ class Weighted(Method):
             raise SimudyError(
                 f"attack.dummies={self.dummies}: give the dummies per training image, e.g. 2"
             )
+
+    def problem(self, evidence: Evidence, *, seed: int) -> Combination:
+        """Dummies and λ drawn with ``seed``.
+
+        Raises:
+            SimudyError: a setting does not fit the evidence.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        evidence, dummy = self.begin(evidence, generator)
+        weights = self.new_weights(len(self.POINTS), dummy, generator)
+        return Combination(
+            self,
+            evidence,
+            dummy,
+            weights=weights,
+            extra={"weights": weights},
+            points=lambda: [getattr(evidence, name) for name in self.POINTS],
+            loss=self.loss(evidence),
+            target=self.target(evidence),
+            penalty=lambda: self.penalty(weights),
+        )
+
+    def loss(self, evidence: Evidence) -> Loss:
+        """``(params, (images, labels, w)) -> mean(w·loss_i)``. Default: the victim's."""
+        return evidence.model.loss
+
+    def target(self, evidence: Evidence) -> Params:
+        """What the sum is to equal. Default: θf − θ0."""
+        return evidence.displacement
+
+    def penalty(self, weights: Tensor) -> Tensor | float:
+        """On λ ``(points, m)``, a scalar. Default: none."""
+        return 0.0
 
     def begin(self, evidence: Evidence, generator: torch.Generator) -> tuple[Evidence, Dummy]:
         """The evidence, in the span's coordinates if asked for, and fresh dummies.

@@ -30,7 +30,8 @@ $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
-# The sdist, and a wheel made of it, which is to hold every file that the package needs.
+# The sdist, and a wheel made of it, which is to hold every file that the package needs, and to run
+# in a clean environment with whatever versions are current.
 package: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m pip install --quiet -c constraints.txt build
@@ -38,6 +39,12 @@ package: $(STAMP)
 	! grep -E "WARNING|[a-z]Warning" build.log
 	rm build.log
 	$(BIN)/python tests/wheel.py dist
+	rm -rf build/clean
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet "$(TORCH)"
+	build/clean/bin/python -m pip install --quiet dist/*.whl
+	build/clean/bin/python -m pip check
+	cd build/clean && OMP_NUM_THREADS=1 bin/simudy debug=tiny hydra.run.dir=run
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache runs

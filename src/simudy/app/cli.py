@@ -121,7 +121,8 @@ def _run(cfg: DictConfig, root: Path, *, sweeping: bool) -> float | None:
     if sweeping and is_left_out(root.name, Path(HydraConfig.get().sweep.dir)):
         return None
     allow_own_modules()
-    settings = resolve(cfg, list(HydraConfig.get().overrides.task))
+    context = HydraConfig.get()
+    settings = resolve(cfg, list(context.overrides.task), context)  # type: ignore[arg-type]
     if settings.dry_run:
         run(settings, root)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 from hydra.errors import HydraException
@@ -31,6 +32,7 @@ _OF_SYSTEM = {
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
     errno.ELOOP: "its links lead in a circle: mend them",
 }
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*)'\n")
 _RAN_AWAY = ("LinAlgError", "_LinAlgError")  # torch's, without importing it
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "invalid buffer size", "allocat")
 
@@ -55,6 +57,11 @@ def one_line(error: BaseException, *, foreseen: tuple[type[Exception], ...] = FO
     if isinstance(cause, OmegaConfBaseException):
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
         return f"{cause.full_key}: {reason}" if cause.full_key else reason
+    if found := _AMBIGUOUS.search(str(error)):
+        return (
+            f"{found[1]}={found[2]}: a comma separates values to sweep over: add -m, or where it "
+            f"is part of the value, quote it twice: \"{found[1]}='{found[2]}'\""
+        )
     if isinstance(error, UnicodeError):
         return on_one_line(f"not in UTF-8 ({error}): write the text in UTF-8")
     if type(error).__name__ in _RAN_AWAY:

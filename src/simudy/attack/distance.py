@@ -4,6 +4,8 @@ dicts of tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -60,4 +62,18 @@ def position(simulated: Params, real: Params) -> Tensor:
     return cosine({name: simulated[name] for name in names}, {name: real[name] for name in names})
 
 
-DISTANCES = {"cosine": cosine, "euclidean": euclidean, "layerwise": layerwise}
+Distance = Callable[[Params, Params], Tensor]
+DISTANCES: dict[str, Distance] = {"cosine": cosine, "euclidean": euclidean, "layerwise": layerwise}
+
+
+def distance_named(distance: str | Distance) -> Distance:
+    """A distance by its name; one of your own is what it is.
+
+    Raises:
+        SimudyError: there is none of this name.
+    """
+    if callable(distance):
+        return distance
+    if distance not in DISTANCES:
+        raise SimudyError(f"no distance {distance!r}: choose from {', '.join(DISTANCES)}")
+    return DISTANCES[distance]

@@ -7,17 +7,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+Term = Callable[[Tensor], Tensor]
+
 
 def prior(
-    images: Callable[[], Tensor], pixels: tuple[Tensor, Tensor], *, tv: float, box: float
+    images: Callable[[], Tensor],
+    pixels: tuple[Tensor, Tensor],
+    *,
+    tv: float,
+    box: float,
+    term: Term | None = None,
 ) -> Tensor | float:
-    """tv·TV(x̂) + box·outside(x̂); where neither counts the images are not asked for. ``pixels``:
-    see ``pixel_range``.
+    """tv·TV(x̂) + box·outside(x̂) + term(x̂); where none counts the images are not asked for.
+
+    Args:
+        images: gives x̂ ``(n, c, h, w)``, normalised.
+        pixels: see ``pixel_range``.
+        tv, box: weights.
+        term: what else is believed, a function of x̂.
     """
-    if not (tv or box):
+    if not (tv or box or term):
         return 0.0
     x = images()
-    return tv * total_variation(x) + (box * outside_box(x, *pixels) if box else 0.0)
+    inside = box * outside_box(x, *pixels) if box else 0.0
+    return tv * total_variation(x) + inside + (term(x) if term else 0.0)
 
 
 def total_variation(images: Tensor) -> Tensor:

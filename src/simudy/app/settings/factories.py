@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from simudy.app.settings.check import check, locate, parameters
-from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.instantiate import (
+    build,
+    build_function,
+    build_partial,
+    drop_nulls,
+    fields_of,
+)
 from simudy.app.settings.order import load_order
 from simudy.app.settings.start import load_start
 from simudy.attack.evidence import Evidence
@@ -110,9 +116,10 @@ def _shared(
 ) -> dict[str, Any]:
     start, found = load_start(cfg, evidence)
     return {
-        "distance": cfg.distance,
+        "distance": _distance(cfg),
         "tv": cfg.prior.tv,
         "box": cfg.prior.box,
+        "term": _prior_term(cfg),
         "images": cfg.dummy.images,
         "decay": cfg.dummy.decay,
         "start": start,
@@ -123,6 +130,19 @@ def _shared(
         "adjoint": build(cfg.adjoint, "adjoint"),
         "gradient": _gradient(cfg, recipe),
     }
+
+
+def _distance(cfg: DictConfig) -> Any:
+    named = isinstance(cfg.distance, str)
+    return cfg.distance if named else build_function(cfg.distance, "distance")
+
+
+def _prior_term(cfg: DictConfig) -> Any:
+    """A prior of one's own, weighted."""
+    if not cfg.prior.term or cfg.prior.term.get("_target_") is None:
+        return None
+    term, weight = build_function(cfg.prior.term, "prior.term"), cfg.prior.weight
+    return lambda images: weight * term(images)
 
 
 def _gradient(cfg: DictConfig, recipe: Recipe) -> Gradient:

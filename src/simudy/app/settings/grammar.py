@@ -11,13 +11,17 @@ from hydra.errors import HydraException
 
 _SPECIAL = re.compile(r"([\\()\[\]{}:=, \t])")  # in keys these want a backslash
 
+_WORDS = ("distance.",)  # settings that are a word, and may be a node
+
 
 def in_grammar(word: str) -> str:
     """``key=value`` as Hydra reads it.
 
     Paths with ``=`` or umlauts are quoted; mappings and lists in YAML, whose keys may be patterns
-    as ``"0.weight[1]"``, are written with escapes. What is neither stays, for Hydra to refuse.
+    as ``"0.weight[1]"``, are written with escapes. What is neither stays, for Hydra to refuse. A
+    node in place of a word, as in ``distance._target_=…``, is added to it.
     """
+    word = f"+{word}" if word.startswith(_WORDS) else word
     key, is_override, value = word.partition("=")
     if not is_override or word.startswith("-") or _parses(word):
         return word

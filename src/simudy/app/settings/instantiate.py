@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -43,6 +43,23 @@ def build(node: Any, where: str, *, keep_nulls: bool = False, **filled: Any) -> 
 def build_partial(node: Any, where: str) -> Any:
     """What a node describes, to be called with what the node cannot say."""
     return build({**fields_of(node, where), "_partial_": True}, where)
+
+
+def build_function(node: Any, where: str) -> Callable[..., Any]:
+    """What a node describes, to be called with tensors: a function, its other arguments filled in,
+    or an object of a class.
+
+    Raises:
+        SimudyError: the node does not fit its target, or an object of it cannot be called.
+    """
+    target = locate(fields_of(node, where)["_target_"], where)
+    made = build(node, where) if inspect.isclass(target) else build_partial(node, where)
+    if not callable(made):
+        raise SimudyError(
+            f"{where}._target_={target.__qualname__} makes nothing that can be called: name a "
+            "function, or a class with __call__"
+        )
+    return made
 
 
 def fields_of(node: Any, where: str, *, keep_nulls: bool = False) -> dict[str, Any]:

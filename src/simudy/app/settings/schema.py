@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from simudy.app.settings.fingerprint import config_hash
+from simudy.app.settings.nodes import resolve_targets
 from simudy.app.settings.unknown import refuse_unknown
 from simudy.errors import SimudyError
 from simudy.plain import misfit
@@ -118,6 +119,8 @@ class PriorConfig:
 
     tv: float = number(0.0, NOT_NEGATIVE)
     box: float = number(0.0, NOT_NEGATIVE)
+    term: Any = field(default=None, metadata=NODE)
+    weight: float = number(1.0, NOT_NEGATIVE)  # of the term
 
 
 @dataclass
@@ -174,7 +177,7 @@ class Config:
     backend: str = limited("native", Literal["native", "torchopt", "higher"])
     precision: str = limited("ieee", Literal["ieee", "tf32"])
     dry_run: bool = False
-    distance: str = "cosine"
+    distance: Any = field(default="cosine", metadata={"hint": str | dict[str, Any]})
     data: Any = field(default=None, metadata=NODE)
     model: Any = field(default=None, metadata=NODE)
     inner: Any = field(default=None, metadata=NODE)
@@ -188,6 +191,7 @@ class Config:
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
+    tracker: Any = field(default=None, metadata=NODE)
     cache: str = "~/.cache/simudy"
     memory: float | None = number(None, POSITIVE)
 
@@ -201,17 +205,23 @@ def register() -> None:
 
 
 def _hash_of_job(*, _root_: DictConfig) -> str:
-    return config_hash(resolve_targets(_root_, list(_root_.hydra.overrides.task)))
+    return config_hash(resolve_targets(_root_, list(_root_.hydra.overrides.task), _root_.hydra))
 
 
-def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+def resolve(
+    cfg: DictConfig, overrides: Sequence[str] = (), hydra: DictConfig | None = None
+) -> DictConfig:
     """A configuration ready to run: checked beyond its types, and cleared of options that are not
     its targets'.
+
+    Args:
+        overrides: of the command line.
+        hydra: Hydra's own settings.
 
     Raises:
         SimudyError: a value is not among its choices, or a mandatory one is missing.
     """
-    cfg = resolve_targets(cfg, overrides)
+    cfg = resolve_targets(cfg, overrides, hydra)
     refuse_unknown(cfg, OmegaConf.structured(Config))
     check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
@@ -251,20 +261,3 @@ def settings_of(schema: type) -> dict[str, Any]:
         limits = known.metadata.get("limits")
         found[known.name] = hint if limits is None else Annotated[hint, limits]
     return found
-
-
-def resolve_targets(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """A node whose ``_target_`` the command line replaced keeps only what the command line says of
-    it.
-    """
-    cfg, named = cfg.copy(), [override.split("=")[0].lstrip("+~") for override in overrides]
-    for path in [key.removesuffix("._target_") for key in named if key.endswith("._target_")]:
-        said = {key[len(path) + 1 :].split(".")[0] for key in named if key.startswith(f"{path}.")}
-        node = OmegaConf.select(cfg, path)
-        with open_dict(node):
-            for key in [key for key in node if key not in said and key not in _COMMON]:
-                node.pop(key)
-    return cfg
-
-
-_COMMON = ("inner", "recipe", "n")  # the attack's guesses, whatever its method

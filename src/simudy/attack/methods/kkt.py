@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from simudy.attack.distance import Distance
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.weighted import Combination, Weighted
+from simudy.dynamics.gradient import Loss
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -36,7 +38,7 @@ class KKT(Weighted):
 
     weights: tuple[float, float] = (0.0, 1.0)
     euclidean_until: Annotated[float, FRACTION] = 1.0
-    distance: str = "euclidean"
+    distance: str | Distance = "euclidean"
     tv: Annotated[float, NOT_NEGATIVE] = 0.0
     box: Annotated[float, NOT_NEGATIVE] = 1.0
     min_weight: Annotated[float, NOT_NEGATIVE] = 0.05
@@ -55,23 +57,19 @@ class KKT(Weighted):
             )
         if self.labels == "learned":
             raise SimudyError("a margin needs class indices: set attack.labels=balanced")
-        generator = torch.Generator().manual_seed(seed)
-        evidence, dummy = self.begin(evidence, generator)
-        weights = self.new_weights(1, dummy, generator)
-        return Combination(
-            self,
-            evidence,
-            dummy,
-            weights=weights,
-            extra={"weights": weights},
-            points=lambda: [evidence.final],
-            loss=negative_margin(evidence.model),
-            target=evidence.final,
-            penalty=lambda: self.hinge * (self.min_weight - weights).relu().square().sum(),
-        )
+        return super().problem(evidence, seed=seed)
+
+    def loss(self, evidence: Evidence) -> Loss:
+        return negative_margin(evidence.model)
+
+    def target(self, evidence: Evidence) -> Params:
+        return evidence.final
+
+    def penalty(self, weights: Tensor) -> Tensor:
+        return self.hinge * (self.min_weight - weights).relu().square().sum()
 
 
-def negative_margin(model: StatelessModel) -> Any:
+def negative_margin(model: StatelessModel) -> Loss:
     """``(params, (images, labels, w)) -> −mean(w·margin)`` of logits ``(m, classes)``, two classes
     or more.
     """

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-
-from simudy.attack.evidence import Evidence
-from simudy.attack.methods.weighted import Combination, Weighted
+from simudy.attack.methods.weighted import Weighted
 
 
 @dataclass
@@ -25,27 +21,3 @@ class OneStep(Weighted):
     ``weights=(0, 0.1)``, makes a stronger baseline than the published one. Variables: ``latent``,
     ``weights``.
     """
-
-    POINTS: ClassVar[tuple[str, ...]] = (
-        "final",
-    )  # the weights of the evidence at which gradients are taken
-
-    def problem(self, evidence: Evidence, *, seed: int) -> Combination:
-        """Dummies and λ drawn with ``seed``.
-
-        Raises:
-            SimudyError: a setting does not fit the evidence.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        evidence, dummy = self.begin(evidence, generator)
-        weights = self.new_weights(len(self.POINTS), dummy, generator)
-        return Combination(
-            self,
-            evidence,
-            dummy,
-            weights=weights,
-            extra={"weights": weights},
-            points=lambda: [getattr(evidence, name) for name in self.POINTS],
-            loss=evidence.model.loss,
-            target=evidence.displacement,
-        )

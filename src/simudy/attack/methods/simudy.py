@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from simudy.attack.coordinates import Coordinates, SpanCoordinates, coordinates_named
-from simudy.attack.distance import DISTANCES, position
+from simudy.attack.distance import Distance, distance_named, position
 from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.influence import FirstLayer, solve
 from simudy.attack.methods.problem import Method, Problem
-from simudy.attack.prior import pixel_range, prior
+from simudy.attack.prior import Term, pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Factored, Gradient, Reverse
@@ -41,11 +41,13 @@ class Simudy(Method):
     ICLR 2025).
 
     Args:
-        distance: ``cosine``, ``euclidean`` or ``layerwise``.
+        distance: ``cosine``, ``euclidean`` or ``layerwise``, or a function ``(simulated, real)``
+            of two displacements.
         position: weight of the distance between the displacements of the position embedding alone,
             for transformers.
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
+        term: what else is believed of images, a function of normalised ones. Default: nothing.
         images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, or ``auto``:
             what fits (see ``coordinates``).
         decay: of the expected amplitude with frequency.
@@ -68,10 +70,11 @@ class Simudy(Method):
             ``fitting_gradient``.
     """
 
-    distance: str = "cosine"
+    distance: str | Distance = "cosine"
     position: Annotated[float, NOT_NEGATIVE] = 0.0
     tv: Annotated[float, NOT_NEGATIVE] = 0.0
     box: Annotated[float, NOT_NEGATIVE] = 0.0
+    term: Term | None = None
     images: str = "auto"
     decay: Annotated[float, NOT_NEGATIVE] = 1.5
     labels: str | Tensor = "balanced"
@@ -95,8 +98,7 @@ class Simudy(Method):
         Raises:
             SimudyError: a setting is unknown, or does not fit the evidence.
         """
-        if self.distance not in DISTANCES:
-            raise SimudyError(f"no distance {self.distance!r}: choose from {', '.join(DISTANCES)}")
+        distance_named(self.distance)
         evidence = dataclasses.replace(evidence, recipe=self.recipe or evidence.recipe)
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
         dummy = new_dummy(
@@ -167,10 +169,11 @@ class SimudyProblem(Problem):
                 )
             if focus:
                 simulated, real = self.first.focus(simulated), self.first.focus(real)
-        distance = DISTANCES[s.distance](simulated, real)
+        distance = distance_named(s.distance)(simulated, real)
         if s.position:
             distance = distance + s.position * position(simulated, real)
-        return distance + prior(self.dummy.images, self.pixels, tv=s.tv, box=s.box), distance
+        weights = {"tv": s.tv, "box": s.box, "term": s.term}
+        return distance + prior(self.dummy.images, self.pixels, **weights), distance
 
     def precondition(self) -> None:
         latent = self.dummy.latent

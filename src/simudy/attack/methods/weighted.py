@@ -7,17 +7,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from simudy.attack.coordinates import IMAGES, coordinates_named
-from simudy.attack.distance import DISTANCES
+from simudy.attack.distance import Distance, distance_named
 from simudy.attack.dummy import Dummy, known_count, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
-from simudy.attack.prior import pixel_range, prior
+from simudy.attack.prior import Term, pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.optim import SGD
@@ -45,9 +45,10 @@ class Weighted(Method):
             surplus.
         weights: the initial λ are uniform in this range ``(low, high)``.
         euclidean_until: fraction of the iterations before ``distance`` takes over.
-        distance: ``cosine``, ``euclidean`` or ``layerwise``.
+        distance: see ``Simudy``.
         tv: weight of the total variation of the normalised images.
         box: of the squared distance to the pixel range.
+        term: what else is believed of images, a function of normalised ones. Default: nothing.
         gradient: how the gradients are differentiated.
     """
 
@@ -60,22 +61,57 @@ class Weighted(Method):
     start: Tensor | None = None
     weights: tuple[float, float] = (-0.5, 0.5)
     euclidean_until: Annotated[float, FRACTION] = 0.12
-    distance: str = "cosine"
+    distance: str | Distance = "cosine"
     tv: Annotated[float, NOT_NEGATIVE] = 3.3e-5
     box: Annotated[float, NOT_NEGATIVE] = 0.0
+    term: Term | None = None
     gradient: Gradient = field(default_factory=Reverse)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    POINTS: ClassVar[tuple[str, ...]] = ("final",)  # where in the evidence gradients are taken
 
     def __post_init__(self) -> None:
         low, high = self.weights
         self.weights = (low, high)
-        if self.distance not in DISTANCES:
-            raise SimudyError(f"no distance {self.distance!r}: choose from {', '.join(DISTANCES)}")
+        distance_named(self.distance)
         if self.images not in IMAGES:
             raise SimudyError(f"no image mode {self.images!r}: choose from {', '.join(IMAGES)}")
         if self.dummies <= 0:
             raise SimudyError(
                 f"attack.dummies={self.dummies}: give the dummies per training image, e.g. 2"
             )
+
+    def problem(self, evidence: Evidence, *, seed: int) -> Combination:
+        """Dummies and λ drawn with ``seed``.
+
+        Raises:
+            SimudyError: a setting does not fit the evidence.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        evidence, dummy = self.begin(evidence, generator)
+        weights = self.new_weights(len(self.POINTS), dummy, generator)
+        return Combination(
+            self,
+            evidence,
+            dummy,
+            weights=weights,
+            extra={"weights": weights},
+            points=lambda: [getattr(evidence, name) for name in self.POINTS],
+            loss=self.loss(evidence),
+            target=self.target(evidence),
+            penalty=lambda: self.penalty(weights),
+        )
+
+    def loss(self, evidence: Evidence) -> Loss:
+        """``(params, (images, labels, w)) -> mean(w·loss_i)``. Default: the victim's."""
+        return evidence.model.loss
+
+    def target(self, evidence: Evidence) -> Params:
+        """What the sum is to equal. Default: θf − θ0."""
+        return evidence.displacement
+
+    def penalty(self, weights: Tensor) -> Tensor | float:
+        """On λ ``(points, m)``, a scalar. Default: none."""
+        return 0.0
 
     def begin(self, evidence: Evidence, generator: torch.Generator) -> tuple[Evidence, Dummy]:
         """The evidence, in the span's coordinates if asked for, and fresh dummies.
@@ -138,11 +174,10 @@ class Combination(Problem):
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
         s = self.settings
-        name = "euclidean" if progress < s.euclidean_until else s.distance
-        distance = DISTANCES[name](self.combined(), self.target)
-        return distance + prior(
-            self.dummy.images, self.pixels, tv=s.tv, box=s.box
-        ) + self.penalty(), distance
+        now = "euclidean" if progress < s.euclidean_until else s.distance
+        distance = distance_named(now)(self.combined(), self.target)
+        believed = prior(self.dummy.images, self.pixels, tv=s.tv, box=s.box, term=s.term)
+        return distance + believed + self.penalty(), distance
 
     def combined(self) -> Params:
         """−Σ_points Σ_i λ_i ∇loss_i: where descending the weighted losses leads."""

@@ -25,6 +25,7 @@ TASKS = {
     "score": "simudy.app.tasks.run:rescore",
     "linearity": "simudy.app.tasks.measure_linearity:linearity",
     "size": "simudy.app.tasks.estimate_size:size",
+    "membership": "simudy.app.tasks.membership.judge:membership",
 }
 
 

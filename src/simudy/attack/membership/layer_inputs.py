@@ -5,7 +5,7 @@ layer.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,9 +104,9 @@ class Probe:
             return torch.func.functional_call(self.module, self.weights, (images.contiguous(),))
 
     @torch.no_grad()
-    def _settle(self, mixing: list[_BatchNorm], public: Tensor) -> None:
+    def _settle(self, mixing: Sequence[nn.Module], public: Tensor) -> None:
         """Freeze norms at the statistics of ``public``, as they see them one after the other."""
-        found: dict[_BatchNorm, tuple[Tensor, Tensor]] = {}
+        found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
         def measure(layer: Any, args: Any) -> None:
             over = [i for i in range(args[0].ndim) if i != 1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -139,4 +140,4 @@ def _epoch_starts(
         stopping.check()
         if step % per_epoch == 0:
             yield params
-        params, state = advance(rule, grads(params, batch), state, params)
+        params, state = advance(rule, partial(grads, batch=batch), state, params)

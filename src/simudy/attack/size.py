@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -129,7 +130,7 @@ def _norms_of_sums(problem: SimudyProblem, rows: Tensor) -> Tensor:
         for place, i in enumerate(indices.tolist()):
             if i in wanted:
                 sums[i] = tree.add(sums[i], tree.scale(_lr(rule), pull(place)))
-        params, state = advance(rule, grads(params, batch), state, params)
+        params, state = advance(rule, partial(grads, batch=batch), state, params)
     return torch.stack([tree.norm(total) for total in sums.values()])
 
 

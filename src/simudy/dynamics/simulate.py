@@ -63,7 +63,7 @@ def simulate(
 
     def step(carry: tuple[Params, Any], x: tuple[Any, Rule]) -> tuple[Params, Any]:
         (params, state), (batch, rule) = carry, x
-        return advance(rule, grads(params, batch), state, params)
+        return advance(rule, lambda at: grads(at, batch), state, params)
 
     with draws_refused(exact, params, batches):
         start = held, rules[0].init(held)

@@ -56,8 +56,9 @@ class Started(Wrapper):
         for name, state in self.states.items():
             if name not in params:
                 raise SimudyError(f"Started: no parameter is called {name!r}; rename its state")
+            fresh = tree.leaves((params[name], self.rule.start(params[name])))
             shapes = [leaf.shape for leaf in tree.leaves(state) if leaf.ndim]
-            if any(shape != params[name].shape for shape in shapes):
+            if not set(shapes) <= {leaf.shape for leaf in fresh}:
                 raise SimudyError(
                     f"Started: the state of {name!r} has shape {tuple(shapes[0])}, the parameter "
                     f"{tuple(params[name].shape)}: give the state of this parameter"

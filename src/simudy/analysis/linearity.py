@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -140,4 +139,5 @@ def _epoch_starts(
         stopping.check()
         if step % per_epoch == 0:
             yield params
-        params, state = advance(rule, partial(grads, batch=batch), state, params)
+        gradient = lambda at, batch=batch: grads(at, batch)  # noqa: E731
+        params, state = advance(rule, gradient, state, params)

@@ -23,6 +23,7 @@ FILES = (
     "history.csv",
     "reconstruction.safetensors",
     "gallery.png",
+    "gallery.html",
     "report.html",
 )
 

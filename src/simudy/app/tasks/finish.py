@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from simudy.analysis.gallery import save_gallery
+from simudy.analysis.gallery_page import save_gallery_page
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
 from simudy.app.store import checkpoint, history, reconstruction
@@ -69,6 +70,9 @@ def _draw(
     name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
     title = f"{name}: {result['n']} images"
     save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
+    save_gallery_page(
+        folder.gallery_page, truth, images, scored, normalisation=normalisation, title=title
+    )
     save_report(
         folder.report,
         title=title,

@@ -27,6 +27,7 @@ from simudy.ranges import (
     COUNT,
     DECAY,
     DUMMIES,
+    FRACTION,
     NOT_NEGATIVE,
     NUMBER_OF,
     POSITIVE,
@@ -167,6 +168,14 @@ class IntervalsConfig:
 
 
 @dataclass
+class VerdictConfig:
+    """Which searches confirm each other (see ``simudy.attack.agreement``)."""
+
+    runs: list[str] = field(default_factory=list)  # folders of other runs, or of a sweep
+    false_rate: float = number(0.05, FRACTION)  # of unrelated pairs that pass for one image
+
+
+@dataclass
 class Config:
     """A whole run."""
 
@@ -190,6 +199,7 @@ class Config:
     prior: PriorConfig = field(default_factory=PriorConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     cache: str = "~/.cache/simudy"
     memory: float | None = number(None, POSITIVE)

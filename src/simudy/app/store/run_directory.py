@@ -33,6 +33,7 @@ class RunDirectory:
     reconstruction = property(lambda self: self.root / "reconstruction.safetensors")
     gallery = property(lambda self: self.root / "gallery.png")
     report = property(lambda self: self.root / "report.html")
+    agreement = property(lambda self: self.root / "agreement.json")
     result = property(lambda self: self.root / "result.json")
 
     def claim(self, cfg: DictConfig) -> None:

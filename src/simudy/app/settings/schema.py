@@ -201,6 +201,7 @@ class Config:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
+    tracker: Any = field(default=None, metadata=NODE)
     cache: str = "~/.cache/simudy"
     memory: float | None = number(None, POSITIVE)
 

@@ -24,6 +24,7 @@ FILES = (
     "history.csv",
     "reconstruction.safetensors",
     "gallery.png",
+    "gallery.html",
     "report.html",
 )
 

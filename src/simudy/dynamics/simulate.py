@@ -120,7 +120,7 @@ def simulate(
 
     def step(carry: tuple[Params, Any], x: tuple[int, Any, Rule]) -> tuple[Any, Any]:
         (params, state), (t, batch, rule) = carry, x
-        moved = advance(rule, grads(params, batch), state, params)
+        moved = advance(rule, lambda at: grads(at, batch), state, params)
         return moved, observe and observe(t, moved[0], exact(params, batch))
 
     with draws_refused(exact, params, batches):

@@ -10,7 +10,7 @@ nothing can be told from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.adjoint import Direct, Step
 from simudy.dynamics.model import StatelessModel
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
@@ -137,30 +136,16 @@ def _again(
     model: StatelessModel, recipe: Recipe, images: Tensor, labels: Tensor, at: Collection[int]
 ) -> dict[int, Params]:
     """The simulated weights after these numbers of steps."""
-    found: dict[int, Params] = {}
 
-    def look(batches: int, params: Params) -> None:
-        steps, rest = divmod(batches, recipe.accumulate)
-        if not rest and steps in at:
-            found[steps] = {name: p.cpu() for name, p in params.items()}
+    def kept(batch: int, params: Params, loss: Tensor) -> Params | None:
+        steps, rest = divmod(batch + 1, recipe.accumulate)
+        return None if rest or steps not in at else {k: p.cpu() for k, p in params.items()}
 
     device = next(iter(model.params.values())).device
     batches = recipe.collate(images.to(device), labels.to(device))
-    simulate(model.loss, model.params, batches, recipe.rules(len(images)), adjoint=_Followed(look))
-    return found
-
-
-@dataclass(frozen=True)
-class _Followed(Direct):
-    """Shows the weights after every batch."""
-
-    look: Callable[[int, Params], None]
-
-    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> Any:
-        for taken, x in enumerate(xs, start=1):
-            carry = step(carry, x)
-            self.look(taken, carry[0])
-        return carry
+    rules = recipe.rules(len(images))
+    _, seen = simulate(model.loss, model.params, batches, rules, observe=kept)
+    return dict(zip(sorted(at), (params for params in seen if params is not None), strict=True))
 
 
 def _relative(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from simudy.analysis.gallery import save_gallery
+from simudy.analysis.gallery_page import save_gallery_page
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
 from simudy.analysis.verdicts import counts_of, verdicts_on
@@ -84,15 +85,9 @@ def _draw(
     # under an ASCII locale Python holds an umlaut of the command line as bytes that no font knows
     name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
     title = f"{name}: {result['n']} images"
-    save_gallery(
-        folder.gallery,
-        truth,
-        images,
-        scored,
-        normalisation=normalisation,
-        title=title,
-        verdicts=result["verdicts"],
-    )
+    drawn = {"normalisation": normalisation, "title": title, "verdicts": result["verdicts"]}
+    save_gallery(folder.gallery, truth, images, scored, **drawn)
+    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn)
     save_report(
         folder.report,
         title=title,

@@ -157,6 +157,15 @@ class EvidenceConfig:
 
 
 @dataclass
+class MembershipConfig:
+    """Who is asked about by ``task=membership``, and against whom."""
+
+    candidates: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
+    reference: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
+    size: int | None = number(None, SIDE)  # pictures of a folder are cropped and resized to it
+
+
+@dataclass
 class IntervalsConfig:
     """How often a run reports and saves itself. None of these changes a result."""
 
@@ -200,6 +209,7 @@ class Config:
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     tracker: Any = field(default=None, metadata=NODE)
     cache: str = "~/.cache/simudy"

@@ -27,6 +27,7 @@ from simudy.ranges import (
     COUNT,
     DECAY,
     DUMMIES,
+    FRACTION,
     NOT_NEGATIVE,
     NUMBER_OF,
     POSITIVE,
@@ -176,6 +177,14 @@ class IntervalsConfig:
 
 
 @dataclass
+class VerdictConfig:
+    """Which searches confirm each other (see ``simudy.attack.agreement``)."""
+
+    runs: list[str] = field(default_factory=list)  # folders of other runs, or of a sweep
+    false_rate: float = number(0.05, FRACTION)  # of unrelated pairs that pass for one image
+
+
+@dataclass
 class Config:
     """A whole run."""
 
@@ -199,6 +208,7 @@ class Config:
     prior: PriorConfig = field(default_factory=PriorConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     tracker: Any = field(default=None, metadata=NODE)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.gradient.factored import Factored as Factored
     from simudy.dynamics.gradient.mixed import Mixed as Mixed
     from simudy.dynamics.gradient.reverse import Reverse as Reverse
+    from simudy.dynamics.gradient.sharded import Sharded as Sharded
     from simudy.dynamics.gradient.traced import Traced as Traced
     from simudy.dynamics.model.stateless import StatelessModel as StatelessModel
     from simudy.dynamics.optim.adagrad import Adagrad as Adagrad
@@ -60,6 +61,7 @@ _HOME = {
     "Factored": "simudy.dynamics.gradient.factored",
     "Mixed": "simudy.dynamics.gradient.mixed",
     "Reverse": "simudy.dynamics.gradient.reverse",
+    "Sharded": "simudy.dynamics.gradient.sharded",
     "Traced": "simudy.dynamics.gradient.traced",
     "StatelessModel": "simudy.dynamics.model.stateless",
     "Adagrad": "simudy.dynamics.optim.adagrad",

@@ -27,6 +27,7 @@ SHARED = {
     "distance": "distance",
     "tv": "prior.tv",
     "box": "prior.box",
+    "term": "prior.term",
     "images": "dummy.images",
     "decay": "dummy.decay",
     "start": "dummy.start",

@@ -1,7 +1,7 @@
 """How the fold over training steps is differentiated: what is kept, and what is computed again.
 
-An adjoint folds a pure ``step(carry, x) -> carry`` over a list. All of them give the same
-derivative.
+An adjoint folds a pure ``step(carry, x) -> (carry, out)`` over a list. All of them give the same
+derivative, but for those that say otherwise by their name.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted, reverse_pull
 from simudy.errors import SimudyError
 from simudy.ranges import COUNT
 
-Step = Callable[[Any, Any], Any]
+Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Adjoint:
     """Base of the adjoints."""
 
-    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> Any:
-        """``step`` over ``xs``, from ``carry``, differentiably."""
+    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """``step`` over ``xs``, from ``carry``, differentiably: the last carry, and what each step
+        gave out.
+        """
         raise NotImplementedError
 
     def kept(self, steps: int, *, per_step: int, params: int) -> int:
@@ -50,10 +52,12 @@ class Direct(Adjoint):
     steps.
     """
 
-    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> Any:
+    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
+        outs = []
         for x in xs:
-            carry = step(carry, x)
-        return carry
+            carry, out = step(carry, x)
+            outs.append(out)
+        return carry, outs
 
     def kept(self, steps: int, *, per_step: int, params: int) -> int:
         return per_step * steps
@@ -81,17 +85,21 @@ class Recompute(Adjoint):
         if self.every < 1:
             raise SimudyError(f"Recompute(every={self.every}): keep θ every 1 or more steps")
 
-    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> Any:
+    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
+        outs = []
         for start in range(0, len(xs), self.every):
-            carry = _replayed(step, carry, list(xs[start : start + self.every]))
-        return carry
+            carry, given = _replayed(step, carry, list(xs[start : start + self.every]))
+            outs += given
+        return carry, outs
 
     def kept(self, steps: int, *, per_step: int, params: int) -> int:
         return params * math.ceil(steps / self.every) + per_step * min(self.every, steps)
 
 
-def _replayed(step: Step, carry: Any, xs: list[Any]) -> Any:
-    """The carry after ``xs``; nothing inside is kept, the backward pass runs the steps again."""
+def _replayed(step: Step, carry: Any, xs: list[Any]) -> tuple[Any, list[Any]]:
+    """The carry after ``xs``, and what they gave out. Nothing inside is kept: the backward pass
+    runs the steps again.
+    """
     inputs, ends = (carry, xs), []
     if is_plain_wanted(inputs):  # nothing is kept for a backward pass
         return Direct().fold(step, carry, xs)

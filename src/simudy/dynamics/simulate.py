@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
+
+from torch import Tensor
 
 from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.loss import ExactLoss, check_same, draws_refused
+from simudy.dynamics.optim.going_on import checked_state
 from simudy.dynamics.optim.rule import Rule, advance
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+
+Observe = Callable[[int, Params, Tensor], Any]
+
+
+@overload
+def simulate(  # pyright: ignore[reportOverlappingOverload]
+    loss: Loss,
+    params: Params,
+    batches: Sequence[Any],
+    optimizer: Rule | Sequence[Rule],
+    *,
+    adjoint: Adjoint = ...,
+    gradient: Gradient = ...,
+    state: Any = ...,
+    return_state: Literal[False] = ...,
+    observe: None = ...,
+) -> Params: ...
+
+
+@overload
+def simulate(
+    loss: Loss,
+    params: Params,
+    batches: Sequence[Any],
+    optimizer: Rule | Sequence[Rule],
+    *,
+    adjoint: Adjoint = ...,
+    gradient: Gradient = ...,
+    state: Any = ...,
+    return_state: bool = ...,
+    observe: Observe | None = ...,
+) -> tuple[Any, ...]: ...
 
 
 def simulate(
@@ -21,13 +56,20 @@ def simulate(
     *,
     adjoint: Adjoint = Direct(),  # noqa: B008 (frozen)
     gradient: Gradient = Reverse(),  # noqa: B008 (frozen)
-) -> Params:
+    state: Any = None,
+    return_state: bool = False,
+    observe: Observe | None = None,
+) -> Params | tuple[Any, ...]:
     """Train from ``params`` on ``batches``, one step each, and return the final parameters,
     differentiably.
 
     θ_{t+1} = update_t(∇ℓ(θ_t, batch_t), state_t, θ_t). The result is differentiable with respect to
     ``params``, every floating tensor in ``batches`` and every tensor field of ``optimizer``,
-    exactly, whatever the adjoint and the gradient mode.
+    exactly, whatever the adjoint and the gradient mode, but for those that are inexact by name
+    (``Truncated``, ``FirstOrder``).
+
+    A run stops after a number of steps that is given beforehand: one that stops where the numbers
+    say so has no derivative by the moment of stopping. Take θ_k, for any k, by ``observe``.
 
     Args:
         loss: ``(params, batch) -> scalar``, e.g. ``StatelessModel(module).loss``.
@@ -37,10 +79,24 @@ def simulate(
             one to the next.
         adjoint: how the fold is differentiated (memory against time).
         gradient: how ∇ℓ is computed and differentiated.
+        state: the optimizer's state to go on from, as ``return_state`` gave it or as
+            ``from_torch(optimizer, module).init(params)`` reads it off a live one. It is
+            differentiated as well. Default: that of a first step.
+        return_state: give back ``(params, state)``, from which a run goes on: 5 steps and 5 are 10,
+            to the bit. These are the last iterates; of a rule that averages,
+            ``rule.final(params, state)`` is the average.
+        observe: ``(step, params, loss) -> anything``, called at the end of each step with θ_{t+1}
+            and the ℓ(θ_t, batch_t) it came by. A tree of tensors is differentiable as the end is,
+            and kept under the same adjoint, which may call this again. It must be pure. Costs a
+            forward pass a step.
+
+    Returns:
+        The final parameters; with ``return_state`` or ``observe`` a tuple of these, the state, and
+        the list of what was observed, each where asked for.
 
     Raises:
         SimudyError: the number of rules differs from the number of batches; the loss draws random
-            numbers, or is otherwise another at its next call.
+            numbers, or is otherwise another at its next call; the state is of another rule.
 
     Example:
         >>> import torch
@@ -55,20 +111,29 @@ def simulate(
     """
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
-        return params
+        return _asked(params, (state, return_state), ([], observe))
     _refuse_complex(params, rules)
     exact = ExactLoss(loss)
     check_same(exact, params, batches[0])
     held, grads = gradient.bind(exact, params, batches, rules)
+    begun = rules[0].init(held) if state is None else checked_state(rules[0], state, held)
 
-    def step(carry: tuple[Params, Any], x: tuple[Any, Rule]) -> tuple[Params, Any]:
-        (params, state), (batch, rule) = carry, x
-        return advance(rule, grads(params, batch), state, params)
+    def step(carry: tuple[Params, Any], x: tuple[int, Any, Rule]) -> tuple[Any, Any]:
+        (params, state), (t, batch, rule) = carry, x
+        moved = advance(rule, grads(params, batch), state, params)
+        return moved, observe and observe(t, moved[0], exact(params, batch))
 
     with draws_refused(exact, params, batches):
-        start = held, rules[0].init(held)
-        end, state = adjoint.fold(step, start, list(zip(batches, rules, strict=True)))
-    return rules[-1].final(end, state)
+        xs = list(zip(range(len(rules)), batches, rules, strict=True))
+        (end, state), seen = adjoint.fold(step, (held, begun), xs)
+    published = end if return_state else rules[-1].final(end, state)
+    return _asked(published, (state, return_state), (seen, observe))
+
+
+def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:
+    """``params``, and of ``more`` what was asked for."""
+    wanted = [value for value, asked in more if asked]
+    return (params, *wanted) if wanted else params
 
 
 def _one_per_step(optimizer: Rule | Sequence[Rule], steps: int) -> list[Rule]:

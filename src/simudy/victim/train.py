@@ -55,8 +55,8 @@ def train(
 class _Stoppable(Direct):
     """Looks, before each step, whether somebody asked to stop."""
 
-    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> Any:
-        def next_one(carry: Any, x: Any) -> Any:
+    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
+        def next_one(carry: Any, x: Any) -> tuple[Any, Any]:
             stopping.check()
             return step(carry, x)
 

@@ -191,6 +191,7 @@ class Config:
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
+    tracker: Any = field(default=None, metadata=NODE)
     cache: str = "~/.cache/simudy"
     memory: float | None = number(None, POSITIVE)
 

@@ -23,6 +23,28 @@ def save(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+class LiveHistory:
+    """The file while a search goes on: rows are there as soon as they are known.
+
+    Args:
+        known: how many rows an earlier launch came to.
+    """
+
+    def __init__(self, path: Path, known: int = 0) -> None:
+        self.path, self.known, self.begun = path, known, False
+
+    def add(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Write those of all ``rows`` that are new, and return them."""
+        new = rows[self.known :]
+        if new and not self.begun:  # what an earlier launch wrote after its last checkpoint goes
+            save(self.path, rows)
+        elif new:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, COLUMNS, lineterminator="\n").writerows(new)
+        self.begun, self.known = self.begun or bool(new), len(rows)
+        return new
+
+
 def load(path: Path) -> list[dict[str, Any]]:
     """The rows as text.
 

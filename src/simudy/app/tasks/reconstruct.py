@@ -25,6 +25,7 @@ from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
+from simudy.app.tracking import Guarded
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
 from simudy.attack.search import Reconstruction
@@ -40,18 +41,20 @@ def attack(
     labels: str | Tensor,
     folder: RunDirectory,
     device: torch.device,
+    tracker: Guarded,
 ) -> None:
     """Reconstruct, and write the outcome to the run's directory."""
     evidence = evidence.to(device)
     _, problem = _build_problem(cfg, evidence, labels, device)
     set_precision(cfg.precision, problem)
     search = factories.new_search(cfg, problem)
-    watch = Watch(folder.checkpoint, cfg.intervals, search.outer.iterations)
+    watch = Watch(folder, cfg.intervals, search.outer.iterations, tracker=tracker)
     if not watch.resume(search):  # it may be half loaded
         search = factories.new_search(cfg, problem)
     with watch.at_work():
         found = search.run(on_step=watch)
     watch.save()
+    watch.tell(found.history)
     log.info(
         "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
     )

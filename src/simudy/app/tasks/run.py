@@ -50,17 +50,20 @@ def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     from simudy.app.tasks.finish import announce_finished, finish
     from simudy.app.tasks.labels import resolve_labels
     from simudy.app.tasks.reconstruct import attack, require_scorable
+    from simudy.app.tracking import new_tracker
 
     folder.claim(cfg)
     if folder.finished():
         return announce_finished(folder)
-    device = factories.device(cfg.device)
+    device, tracker = factories.device(cfg.device), new_tracker(cfg, folder.root)
     held, secret = prepare.prepare_evidence(cfg, folder, device), prepare.load_secret(cfg, folder)
     if secret is not None:
         require_scorable(held)
     labels = resolve_labels(cfg.dummy.labels, secret)
-    attack(cfg, held, labels=labels, folder=folder, device=device)
+    tracker.start(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    attack(cfg, held, labels=labels, folder=folder, device=device, tracker=tracker)
     result = finish(cfg, secret, _normalisation(held), folder)
+    tracker.finish(result)
     if result["status"] == "interrupted":
         raise KeyboardInterrupt
     return result

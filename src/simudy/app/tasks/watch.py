@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from omegaconf import DictConfig
 from torch import Tensor
@@ -17,6 +16,9 @@ from tqdm import tqdm
 
 from simudy import stopping
 from simudy.app.store import checkpoint
+from simudy.app.store.history import LiveHistory
+from simudy.app.store.run_directory import RunDirectory
+from simudy.app.tracking import Guarded
 from simudy.attack.search import Search
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,11 @@ class Watch:
             filmstrip.
     """
 
-    def __init__(self, path: Path, intervals: DictConfig, iterations: int) -> None:
-        self.path, self.intervals, self.iterations = path, intervals, iterations
+    def __init__(
+        self, folder: RunDirectory, intervals: DictConfig, iterations: int, *, tracker: Guarded
+    ) -> None:
+        self.path, self.intervals, self.iterations = folder.checkpoint, intervals, iterations
+        self.tracker, self.history = tracker, LiveHistory(folder.history)
         self.moments = set(moments(iterations, intervals.snapshots))
         self.snapshots: dict[int, Tensor] = {}
         self.saved = self.logged = time.monotonic()
@@ -48,6 +53,7 @@ class Watch:
         try:
             search.load_state_dict(state["search"])
             self.snapshots = checkpoint.snapshots(state)
+            self.history.known = len(search.history)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError):
             checkpoint.set_aside(self.path)
             return False
@@ -58,10 +64,17 @@ class Watch:
         self.search, now = search, time.monotonic()
         if search.iteration in self.moments:
             self.snapshots[search.iteration] = search.problem.images().detach().cpu().clone()
+        self.tell(search.history)
         self._report(search, now)
         if stopping.is_asked() or now - self.saved >= self.intervals.checkpoint:
             self.save()
         stopping.check()
+
+    def tell(self, history: list[dict[str, float]]) -> None:
+        """Write the rows that are new, and tell the tracker."""
+        for row in self.history.add(history):
+            values = {name: value for name, value in row.items() if name != "iteration"}
+            self.tracker.log(int(row["iteration"]), values)
 
     def save(self) -> None:
         """Write the checkpoint, if a step was taken."""

@@ -66,10 +66,8 @@ class Factored(Gradient):
                     f"gradients and cannot be factored: use gradient Mixed() or Reverse()"
                 )
         names = self.chosen(loss, params, batches)
-        lifted = {
-            k: FactoredWeight({Dense(v): 1.0}, v) if k in names else v for k, v in params.items()
-        }
-        return lifted, partial(self._grads, loss, {})
+        held = {k: _lifted(v) if k in names else _dense(v) for k, v in params.items()}
+        return held, partial(self._grads, loss, {})
 
     def kept(self, params: Params, activations: int) -> int:
         if all(p.dim() <= 2 for p in params.values()):
@@ -85,7 +83,11 @@ class Factored(Gradient):
         lifted = {k: _lifted(v) if v.dim() == 2 else v for k, v in params.items()}
         rows = {k: sum(uses) for k, uses in _explored(loss, lifted, batches[0]).items() if uses}
         return [
-            k for k in rows if self.layers == "all" or _is_cheaper(params[k], rows[k], len(batches))
+            k
+            for k in rows
+            if self.layers == "all"
+            or isinstance(params[k], FactoredWeight)  # a run goes on as it began
+            or _is_cheaper(params[k], rows[k], len(batches))
         ]
 
     def _grads(self, loss: Loss, usual: dict[Any, Uses], params: Params, batch: Any) -> Params:
@@ -102,11 +104,7 @@ class Factored(Gradient):
     def _by_uses(self, loss: Loss, uses: Uses, params: Params, batch: Any) -> Params:
         rows = {k: found for k, found in uses.items() if found is not None}
         weights = {k: params[k] for k in rows}
-        flat: dict[Any, Tensor] = {
-            k: v.dense() if isinstance(v, FactoredWeight) else v
-            for k, v in params.items()
-            if k not in weights
-        }
+        flat: dict[Any, Tensor] = {k: _dense(v) for k, v in params.items() if k not in weights}
         for k, w in weights.items():
             for i, n in enumerate(rows[k]):
                 flat[k, i] = torch.zeros(n, w.shape[0], dtype=w.dtype, device=w.device)
@@ -117,7 +115,13 @@ class Factored(Gradient):
 
 
 def _lifted(weight: Tensor) -> FactoredWeight:
+    if isinstance(weight, FactoredWeight):
+        return weight
     return FactoredWeight({Dense(weight): 1.0}, weight)
+
+
+def _dense(weight: Tensor) -> Tensor:
+    return weight.dense() if isinstance(weight, FactoredWeight) else weight
 
 
 def _gradient(

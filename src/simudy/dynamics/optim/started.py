@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simudy.dynamics import tree
+from simudy.dynamics.optim.going_on import checked_state
 from simudy.dynamics.optim.rule import PerTensor
 from simudy.dynamics.optim.wrapper import Wrapper
 from simudy.dynamics.tree import Params
@@ -53,13 +54,4 @@ class Started(Wrapper):
         return self.rule.spans_gradients and not tree.leaves(self.states)
 
     def init(self, params: Params) -> dict[str, Any]:
-        for name, state in self.states.items():
-            if name not in params:
-                raise SimudyError(f"Started: no parameter is called {name!r}; rename its state")
-            shapes = [leaf.shape for leaf in tree.leaves(state) if leaf.ndim]
-            if any(shape != params[name].shape for shape in shapes):
-                raise SimudyError(
-                    f"Started: the state of {name!r} has shape {tuple(shapes[0])}, the parameter "
-                    f"{tuple(params[name].shape)}: give the state of this parameter"
-                )
-        return {**self.rule.init(params), **self.states}
+        return checked_state(self.rule, {**self.rule.init(params), **self.states}, params)

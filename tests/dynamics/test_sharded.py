@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from simudy import Factored, Mixed, Recompute, Reverse, Sharded, StatelessModel, Traced, simulate
 from simudy.dynamics.adjoint import Direct
@@ -130,7 +131,7 @@ def processes(request, tmp_path_factory) -> list[dict[str, Any]]:
 
 
 def start(world: int, folder: Path, cases: list[tuple[str, ...]]) -> list[dict[str, Any]]:
-    multiprocessing.spawn(process, (world, str(folder), cases), nprocs=world)
+    spawn(process, (world, str(folder), cases), nprocs=world)
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # Where a run reports, stores and is called does not change what it finds. The tasks below are
 # stages of one run.
-IRRELEVANT = ("hydra", "name", "intervals", "tracker", "cache", "memory", "dry_run")
+IRRELEVANT = ("hydra", "name", "intervals", "tracker", "cache", "memory", "dry_run", "parallel")
 VICTIM = (
     "seed",
     "data",

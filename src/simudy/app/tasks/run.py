@@ -45,18 +45,31 @@ def run(cfg: DictConfig, root: Path) -> dict[str, Any] | None:
 
 def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Victim, attack and score; ``task=reconstruct`` takes evidence that is there."""
+    from simudy.app.processes import first_alone, folder_of_own
     from simudy.app.settings import factories
     from simudy.app.tasks import prepare
-    from simudy.app.tasks.finish import announce_finished, finish
+    from simudy.app.tasks.finish import announce_finished
+
+    with first_alone():
+        folder.claim(cfg)
+        if folder.finished():
+            return announce_finished(folder)
+        held = prepare.prepare_evidence(cfg, folder, factories.device(cfg.device))
+        secret = prepare.load_secret(cfg, folder)
+    with folder_of_own(folder.root) as root:
+        return _attack_and_score(cfg, held, secret, RunDirectory(root))
+
+
+def _attack_and_score(
+    cfg: DictConfig, held: Any, secret: Any, folder: RunDirectory
+) -> dict[str, Any]:
+    from simudy.app.settings import factories
+    from simudy.app.tasks.finish import finish
     from simudy.app.tasks.labels import resolve_labels
     from simudy.app.tasks.reconstruct import attack, require_scorable
     from simudy.app.tracking import new_tracker
 
-    folder.claim(cfg)
-    if folder.finished():
-        return announce_finished(folder)
     device, tracker = factories.device(cfg.device), new_tracker(cfg, folder.root)
-    held, secret = prepare.prepare_evidence(cfg, folder, device), prepare.load_secret(cfg, folder)
     if secret is not None:
         require_scorable(held)
     labels = resolve_labels(cfg.dummy.labels, secret)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ def finish(
     found = facts["objective"] is not None  # else they are the dummies as they began
     scored = _score(images, secret, cfg.seed) if secret and found else None
     result = {"status": facts.pop("status"), **_figures(scored), **facts}
+    if scored and secret and secret.names:
+        result["images"] = _by_name(scored, secret.names)
     _draw(cfg, images, secret, normalisation, scored, result, folder)
     write_json(folder.result, result)
     _announce(result, folder)
@@ -55,6 +58,15 @@ def _figures(scored: Score | None) -> dict[str, Any]:
     return scored.as_dict() if scored else {**dict.fromkeys(SCORES), "floor": None}
 
 
+def _by_name(scored: Score, names: Sequence[str]) -> dict[str, Any]:
+    """What became of each true image, best first."""
+    found = {
+        name: {"ssim_paper": pair.ssim_paper, "ssim": pair.ssim, "candidate": pair.paper_index}
+        for name, pair in zip(names, scored.pairs, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["ssim_paper"]))
+
+
 def _draw(
     cfg: DictConfig,
     images: Tensor,
@@ -71,7 +83,13 @@ def _draw(
     title = f"{name}: {result['n']} images"
     save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
     save_gallery_page(
-        folder.gallery_page, truth, images, scored, normalisation=normalisation, title=title
+        folder.gallery_page,
+        truth,
+        images,
+        scored,
+        normalisation=normalisation,
+        title=title,
+        names=secret.names if secret else (),
     )
     save_report(
         folder.report,

@@ -75,6 +75,21 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The two arrays, as long as each other."""
+    images, labels = read_images(path, labelled=True)
+    assert labels is not None
+    return images, labels
+
+
+def read_images(path: Path, *, labelled: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images, and the labels where there are any.
+
+    Args:
+        path: the .npz file.
+        labelled: there must be some.
+
+    Raises:
+        SimudyError: the file is missing or damaged, or the two do not fit each other.
+    """
     if not path.is_file():
         raise SimudyError(
             f"no file '{path}': set data.path to an .npz archive with arrays images and labels"
@@ -82,14 +97,14 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as archive:
-            images, labels = _native(archive["images"]), _native(archive["labels"])
+            images = _native(archive["images"])
+            labels = _native(archive["labels"]) if labelled or "labels" in archive else None
     except SimudyError:
         raise
     except Exception as error:  # zip, zlib and numpy raise what they like on bytes from anywhere
-        raise SimudyError(
-            f"'{path}' holds no plain arrays images and labels: write it with numpy.savez"
-        ) from error
-    if (
+        wanted = "arrays images and labels" if labelled else "array images"
+        raise SimudyError(f"'{path}' holds no plain {wanted}: write it with numpy.savez") from error
+    if labels is not None and (
         labels.ndim != 1
         or images.shape[:1] != labels.shape
         or not np.issubdtype(labels.dtype, np.integer)

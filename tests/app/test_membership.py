@@ -104,7 +104,7 @@ def test_files_without_images_beside_them(cli, tmp_path):
     candidates = f"membership.candidates={asked}"
     assert "membership.reference is not set" in cli(*evidence, candidates).error
     both = (candidates, f"membership.reference={asked}")
-    assert "8 candidates (0, …) are reference images too" in cli(*evidence, *both).error
+    assert "8 candidates (asked.npz[0], …) are reference images too" in cli(*evidence, *both).error
 
 
 def test_no_power_is_said(cli, tmp_path):

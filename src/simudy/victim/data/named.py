@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simudy.errors import SimudyError
 from simudy.victim.data.folder import Folder, pictures, stack
-from simudy.victim.data.npz import read_images
+from simudy.victim.data.npz import read_archive, require_labels
 from simudy.victim.data.pixels import as_pixels, channels_first
 from simudy.victim.data.torch_dataset import labels_of, picture
 
@@ -51,10 +51,12 @@ def read_named(path: Path, where: str, *, channels: int, size: int | None = None
     """
     if path.is_dir():
         return _of_folder(path, where, Folder(str(path), size=size, grey=channels == 1))
-    if path.suffix != ".npz":
+    if not path.is_file():
         raise SimudyError(f"no folder or .npz file '{path}': set {where} to one of images")
-    images, labels = read_images(path)
-    pixels = channels_first(as_pixels(images))
+    arrays = read_archive(path, ("images",), optional=("labels",))
+    pixels, labels = channels_first(as_pixels(arrays["images"])), arrays.get("labels")
+    if labels is not None:
+        require_labels(labels, len(pixels), path)
     names = tuple(f"{path.name}[{i}]" for i in range(len(pixels)))
     return Named(pixels, names, None if labels is None else torch.from_numpy(labels).long())
 

@@ -56,7 +56,7 @@ def read_named(path: Path, where: str, *, channels: int, size: int | None = None
     arrays = read_archive(path, ("images",), optional=("labels",))
     pixels, labels = channels_first(as_pixels(arrays["images"])), arrays.get("labels")
     if labels is not None:
-        require_labels(labels, len(pixels), path)
+        require_labels(labels, tuple(pixels.shape[:1]), path)
     names = tuple(f"{path.name}[{i}]" for i in range(len(pixels)))
     return Named(pixels, names, None if labels is None else torch.from_numpy(labels).long())
 

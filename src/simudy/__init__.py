@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` does the same
     from simudy.analysis.gallery import save_gallery as save_gallery
     from simudy.analysis.score import score as score
+    from simudy.app.recorder.record import record as record
     from simudy.attack.distance import cosine as cosine
     from simudy.attack.distance import euclidean as euclidean
     from simudy.attack.evidence import Evidence as Evidence
@@ -23,7 +24,9 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.attack.search import reconstruct as reconstruct
     from simudy.dynamics.adjoint import Direct as Direct
     from simudy.dynamics.adjoint import Recompute as Recompute
+    from simudy.dynamics.adjoint import Truncated as Truncated
     from simudy.dynamics.gradient.factored import Factored as Factored
+    from simudy.dynamics.gradient.first_order import FirstOrder as FirstOrder
     from simudy.dynamics.gradient.mixed import Mixed as Mixed
     from simudy.dynamics.gradient.reverse import Reverse as Reverse
     from simudy.dynamics.gradient.traced import Traced as Traced
@@ -46,6 +49,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
 _HOME = {
     "save_gallery": "simudy.analysis.gallery",
     "score": "simudy.analysis.score",
+    "record": "simudy.app.recorder.record",
     "cosine": "simudy.attack.distance",
     "euclidean": "simudy.attack.distance",
     "Evidence": "simudy.attack.evidence",
@@ -57,7 +61,9 @@ _HOME = {
     "reconstruct": "simudy.attack.search",
     "Direct": "simudy.dynamics.adjoint",
     "Recompute": "simudy.dynamics.adjoint",
+    "Truncated": "simudy.dynamics.adjoint",
     "Factored": "simudy.dynamics.gradient.factored",
+    "FirstOrder": "simudy.dynamics.gradient.first_order",
     "Mixed": "simudy.dynamics.gradient.mixed",
     "Reverse": "simudy.dynamics.gradient.reverse",
     "Traced": "simudy.dynamics.gradient.traced",

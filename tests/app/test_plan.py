@@ -97,3 +97,8 @@ def test_a_factored_network_is_counted_by_its_factors():
         for g in (Reverse(), Factored())
     )
     assert factored < dense / 4
+
+
+def test_an_attack_may_be_truncated_but_not_first_order(cli):
+    assert cli("adjoint=truncated", "adjoint.last=2").code == 0
+    assert "by the batches" in cli("gradient._target_=simudy.FirstOrder").error

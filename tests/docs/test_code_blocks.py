@@ -29,7 +29,8 @@ BLOCKS = blocks()
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_block_runs(name, monkeypatch):
+def test_block_runs(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     module = ModuleType("block")  # dataclasses look their module up
     monkeypatch.setitem(sys.modules, "block", module)
     monkeypatch.delitem(DISTANCES, "robust", raising=False)  # one page adds it: undone afterwards

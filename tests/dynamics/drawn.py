@@ -223,6 +223,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "RMSprop": {**EPS, **MOMENTUM, **DECAY, "alpha": (0.5, 0.99), "centered": True},
     "Adagrad": {**EPS, **DECAY, "lr_decay": (0.01, 0.2), "initial_accumulator_value": (0.01, 0.1)},
     "Adadelta": {"rho": (0.5, 0.95), **EPS, **DECAY},
+    "ASGD": {"lambd": (0.01, 0.2), "alpha": (0.3, 1.0), **DECAY, "maximize": True},
     "Lion": {**BETAS, **DECAY},
     "Muon": {"momentum": (0.5, 0.95), **DECAY, "nesterov": True},
 }
@@ -306,7 +307,7 @@ def batches(case: Case) -> list[list[Tensor]]:
 
 def gradients(rule: str, wrapped: Sequence[str], live: int) -> list[Gradient]:
     modes: list[Gradient] = [Reverse(), Mixed()] * 4 + [Traced()]  # which records for a second
-    if rule == "SGD" and not live and not {"by value", "adaptively"} & set(wrapped):
+    if rule in ("SGD", "ASGD") and not live and not {"by value", "adaptively"} & set(wrapped):
         modes += [Factored(layers="all"), Factored(inner=Mixed(), layers="all"), Factored()] * 7
     return modes
 

@@ -16,8 +16,10 @@ from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Recompute
 from simudy.dynamics.gradient import Mixed
 from simudy.dynamics.optim import (
+    ASGD,
     SGD,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
@@ -27,13 +29,16 @@ from simudy.dynamics.optim import (
     Groups,
     Higher,
     Lion,
+    Muon,
     NAdam,
     RAdam,
     RMSprop,
+    Rprop,
     TorchOpt,
     from_torch,
     with_backend,
 )
+from simudy.dynamics.optim.interop.from_torch import _STATES
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 from simudy.testing import check_optimizer, directional, problems
@@ -319,6 +324,9 @@ OPTIMIZERS: dict[str, tuple[Callable, object]] = {
     ),
     "adagrad": (lambda p: torch.optim.Adagrad(p, lr_decay=0.1), Adagrad(lr_decay=0.1)),
     "adadelta": (torch.optim.Adadelta, Adadelta()),
+    "asgd": (lambda p: torch.optim.ASGD(p, t0=5, foreach=True), ASGD(t0=5)),
+    "rprop": (lambda p: torch.optim.Rprop(p, etas=(0.4, 1.3)), Rprop(etas=(0.4, 1.3))),
+    "adafactor": (lambda p: torch.optim.Adafactor(p, d=2.0), Adafactor(d=2.0)),
 }
 
 
@@ -331,7 +339,8 @@ def test_rule_of_a_live_optimizer(name):
 
 
 def test_every_default_of_a_live_optimizer_is_ours():
-    for kind in (SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta):
+    kinds: set[Any] = {*_STATES} - {Muon}
+    for kind in kinds:
         module = nn.Linear(2, 2)
         theirs = getattr(torch.optim, kind.__name__)(module.parameters(), lr=0.5)
         assert from_torch(theirs, module) == kind(lr=0.5)
@@ -368,8 +377,13 @@ def test_live_parameter_groups_train_as_in_torch():
 
 def test_live_optimizers_we_lack_are_refused():
     module = nn.Linear(2, 2)
-    with pytest.raises(SimudyError, match="no rule for LBFGS"):
-        from_torch(torch.optim.LBFGS(module.parameters()), module)
+    for kind, remedy in (("LBFGS", "SGD or Adam"), ("SparseAdam", "sparse=False")):
+        optimizer = getattr(torch.optim, kind)(module.parameters())
+        with pytest.raises(SimudyError, match=f"no rule for {kind}: .*{remedy}"):
+            from_torch(optimizer, module)
+    own = type("Own", (torch.optim.SGD,), {})(module.parameters())
+    with pytest.raises(SimudyError, match="no rule for Own: write one deriving from PerTensor"):
+        from_torch(own, module)
     with pytest.raises(SimudyError, match=re.escape("shape (2, 2)")):
         from_torch(torch.optim.SGD(module.parameters()), nn.Linear(3, 3))
 

@@ -101,6 +101,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "maximize": FLAG,
     },
     "Adadelta": {"weight_decay": DECAY, "maximize": FLAG},
+    "ASGD": {"lambd": (1e-4, 0.1), "t0": (1.0, 1e6), "weight_decay": DECAY, "maximize": FLAG},
+    "Rprop": {
+        "etas": ((0.5, 1.2), (0.3, 1.5)),
+        "step_sizes": ((1e-6, 50), (0.01, 0.03)),
+        "maximize": FLAG,
+    },
+    "Adafactor": {
+        "beta2_decay": (-0.8, -0.5),
+        "eps": ((None, 1e-3), (1e-3, 0.1)),
+        "d": (1.0, 1.5),
+        "weight_decay": DECAY,
+        "maximize": FLAG,
+    },
 }
 
 
@@ -116,7 +129,8 @@ def _optimizers(kind: str, module: nn.Module) -> Iterator[Any]:
         module.fixed.requires_grad_(i % 4 > 1)
         one = [p for name, p in module.named_parameters() if not name.startswith("even")]
         two = [p for name, p in module.named_parameters() if name.startswith("even")]
-        groups = [{"params": one}, {"params": two, "weight_decay": 0.3}]
+        more = {} if kind == "Rprop" else {"weight_decay": 0.3}
+        groups = [{"params": one}, {"params": two, **more}]
         try:
             yield getattr(optim, kind)(groups if i % 2 else one + two, **given)
         except ValueError:  # Nesterov without momentum, or with dampening

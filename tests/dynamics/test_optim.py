@@ -23,9 +23,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import simudy.dynamics.optim as ours
 from simudy.dynamics import tree
 from simudy.dynamics.optim import (
+    ASGD,
+    SAM,
     SGD,
     Accumulated,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
@@ -36,11 +39,15 @@ from simudy.dynamics.optim import (
     ClippedByValue,
     Groups,
     Lion,
+    Lookahead,
     Muon,
     NAdam,
     PerTensor,
     RAdam,
     RMSprop,
+    Rprop,
+    ScheduleFreeSGD,
+    Transformed,
 )
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
@@ -96,6 +103,19 @@ def muon(named: list) -> ByHand:
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
         rows, columns = len(p), p[0].numel()
         return p * (1 - 0.02 * 0.1) - 0.02 * max(1, rows / columns) ** 0.5 * (u * s @ v).view_as(p)
+
+    return ByHand(named, move)
+
+
+def lookahead(named: list) -> ByHand:
+    """Algorithm 1 of arXiv:1907.08610 around SGD, with η = 0.1, α = 0.4, k = 2."""
+
+    def move(state, p, g):
+        state["t"] = state.get("t", 0) + 1
+        slow, fast = state.setdefault("slow", p.clone()), p - 0.1 * g
+        if state["t"] % 2 == 0:
+            fast = state["slow"] = slow + 0.4 * (fast - slow)
+        return fast
 
     return ByHand(named, move)
 
@@ -192,6 +212,18 @@ TABLE: dict[str, tuple[Any, Any]] = {
     ),
     "adadelta": (Adadelta(), optim.Adadelta),
     "adadelta decay": same("Adadelta", lr=0.5, rho=0.7, weight_decay=0.1),
+    "asgd": same("ASGD"),
+    "asgd averaging": same(
+        "ASGD", lr=0.1, lambd=0.2, alpha=0.5, t0=1.0, weight_decay=0.1, maximize=True
+    ),
+    "rprop": same("Rprop"),
+    "rprop at its bounds": same(
+        "Rprop", lr=0.3, etas=(0.4, 1.5), step_sizes=(0.2, 0.4), maximize=True
+    ),
+    "adafactor": same("Adafactor", d=1.1),  # at 1 a first step is on the kink of its bound
+    "adafactor decay": same(
+        "Adafactor", lr=0.9, beta2_decay=-0.5, eps=(1e-3, 0.5), d=1.2, weight_decay=0.1
+    ),
     "lion": (Lion(lr=0.01, weight_decay=0.1), lion),
     "muon": (Muon(lr=0.02, others=SGD(lr=0.02)), muon),
     "clipped": (
@@ -208,8 +240,14 @@ TABLE: dict[str, tuple[Any, Any]] = {
         Groups({"*bias": AdamW(lr=0.05, weight_decay=0.0), re.compile(".*"): AdamW(lr=0.01)}),
         grouped,
     ),
+    "lookahead": (Lookahead(SGD(lr=0.1), alpha=0.4, every=2), lookahead),
     "averaged": (Averaged(MOMENTUM, decay=0.9), None),
     "averaged uniformly": (Averaged(Clipped(MOMENTUM, max_norm=0.3), decay=None, start=1), None),
+    "schedule-free": (ScheduleFreeSGD(lr=0.5, weight_decay=0.1), None),
+    "sam": (SAM(MOMENTUM, rho=0.3), None),
+    "sam within clipping": (Clipped(SAM(Adam(), rho=0.3), max_norm=0.2), None),
+    "sam of some": (Groups({"*bias": SGD(), "*": SAM(MOMENTUM, rho=0.3)}), None),
+    "transformed": (Transformed(MOMENTUM, lambda grads, t: tree.scale(0.5**t, grads)), None),
     "clipped groups": (Clipped(Groups({"0.*": None, "*": MOMENTUM}), max_norm=0.2), None),
 }
 LONG = {
@@ -285,6 +323,7 @@ def test_a_hyper_parameter_may_be_switched_on_during_the_run():
         (lambda: Muon().init({"b": torch.zeros(3)}), "Groups"),
         (lambda: Muon(adjust_lr_fn="none"), "match_rms_adamw"),
         (lambda: Accumulated(SGD(), every=0), "1 or more"),
+        (lambda: Lookahead(SGD(), every=0), "1 or more"),
         (
             lambda: Groups({"a*": SGD()}).init({"a": torch.zeros(1), "b": torch.zeros(1)}),
             "no pattern matches 'b'",
@@ -308,6 +347,8 @@ def test_bad_input_is_refused_with_a_remedy(act, message):
         (ClippedByValue(SGD()), False),
         (ClippedAdaptively(SGD()), False),
         (Averaged(Lion()), False),
+        (Lookahead(SAM(ASGD())), True),
+        (Transformed(ScheduleFreeSGD(), lambda grads, _: grads), False),
     ],
 )
 def test_wrappers_tell_whether_the_gradients_are_spanned(rule, spans):
@@ -412,6 +453,9 @@ def test_zero_gradients_move_nothing_but_by_decay():
         RMSprop(centered=True),
         Adagrad(),
         Adadelta(),
+        Adafactor(),
+        Rprop(),
+        ScheduleFreeSGD(),
         Lion(),
     ):
         end, _ = rule.update(tree.map(torch.zeros_like, params), rule.init(params), params)
@@ -456,6 +500,7 @@ def test_configuration_names_the_fields_of_its_rule(path):
     given = yaml.safe_load(text)
     rule = getattr(ours, given.pop("_target_").removeprefix("simudy.dynamics.optim."))
     assert text.startswith("# ") and rule.__name__.lower() == path.stem
-    assert set(given) == {f.name for f in fields(rule)}
+    assert set(given) - {"betas"} == {f.name for f in fields(rule)}
+    given.pop("betas", None)  # beta1 and beta2 in one
     given.pop("others", None)  # Muon's second rule
     assert set(given.values()) == {None}

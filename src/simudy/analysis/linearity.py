@@ -139,4 +139,5 @@ def _epoch_starts(
         stopping.check()
         if step % per_epoch == 0:
             yield params
-        params, state = advance(rule, grads(params, batch), state, params)
+        gradient = lambda at, batch=batch: grads(at, batch)  # noqa: E731
+        params, state = advance(rule, gradient, state, params)

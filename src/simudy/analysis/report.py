@@ -17,24 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from simudy.analysis.gallery import FLOORS, displayable
+from simudy.analysis.page import DARK, LIGHT, page
 from simudy.analysis.score import RECOVERED, Normalisation, Score
 from simudy.files import write_atomically
 from simudy.plain import flatten
-
-LIGHT = {
-    "ink": "#1b1f24",
-    "soft": "#5b6470",
-    "line": "#e4e7eb",
-    "accent": "#12805c",
-    "second": "#b45309",
-}
-DARK = {
-    "ink": "#e8eaed",
-    "soft": "#9aa4b0",
-    "line": "#2c333b",
-    "accent": "#3fbf90",
-    "second": "#f0a04b",
-}
 
 Row = Mapping[str, object]
 
@@ -74,16 +60,7 @@ def save_report(
         _section("Result", _table(result)),
         _section("Settings", _table(settings)),
     ]
-    write_atomically(Path(path), _page(title, "\n".join(sections)).encode())
-
-
-def _page(title: str, body: str) -> str:
-    name = html.escape(title)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{_style()}</style></head>\n<body><main>\n<h1>{name}</h1>\n{body}\n</main></body>\n</html>\n"
-    )
+    write_atomically(Path(path), page(title, "\n".join(sections), RULES).encode())
 
 
 def _section(heading: str, content: str) -> str:
@@ -303,18 +280,6 @@ def _shown(value: object) -> str:
 
 # The style
 # ------------------------------------------------------------
-
-
-def _style() -> str:
-    light, dark = (
-        "; ".join(f"--{name}: {colour}" for name, colour in scheme.items())
-        for scheme in (LIGHT, DARK)
-    )
-    return (
-        f":root {{ color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; {light} }}\n"
-        "@media (prefers-color-scheme: dark) "
-        f"{{ :root {{ --page: #14171b; --card: #1c2127; {dark} }} }}\n{RULES}"
-    )
 
 
 RULES = """\

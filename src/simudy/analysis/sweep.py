@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from simudy.analysis.page import page
 from simudy.files import write_atomically
 
 Row = tuple[
@@ -44,19 +47,28 @@ def save_plot(path: Path, rows: Rows, keys: Sequence[str]) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    metrics = [name for name in without_yardsticks(keys) if any(_has(row, name) for row in rows)]
-    shown = _shown(rows, keys)
+    metrics, shown = _drawn(rows, keys)
     if not metrics or not shown:
         return False
-    figure = Figure(figsize=(5.5 * len(metrics), 4.2), layout="constrained")
-    panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
-    for axes, name in zip(panels, metrics, strict=True):
-        axes.set_title(METRICS[name][0])
-        (_line if len(shown) == 1 else _heat_map)(
-            axes, [row for row in rows if _has(row, name)], name, shown
-        )
-    write_atomically(path, _png(figure))
+    write_atomically(path, _png(_figure(metrics, rows, shown)))
     return True
+
+
+def _drawn(rows: Rows, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The figures that any row has, and the keys to plot them against."""
+    metrics = [name for name in without_yardsticks(keys) if any(_has(row, name) for row in rows)]
+    return metrics, _shown(rows, keys)
+
+
+def _figure(metrics: Sequence[str], rows: Rows, shown: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(5.5 * len(metrics), 4.2), layout="constrained")
+    axes: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for panel, name in zip(axes, metrics, strict=True):
+        panel.set_title(METRICS[name][0])
+        (_line if len(shown) == 1 else _heat_map)(
+            panel, [row for row in rows if _has(row, name)], name, shown
+        )
+    return figure
 
 
 def without_yardsticks(keys: Sequence[str]) -> dict[str, tuple[str, Callable[..., Any]]]:
@@ -123,9 +135,8 @@ def _heat_map(axes: Axes, rows: Rows, name: str, shown: Sequence[str]) -> None:
     for (i, j), value in np.ndenumerate(cells):
         dark = (value < middle) == (METRICS[name][1] is max)
         text = "–" if np.isnan(value) else f"{value:.3g}"
-        axes.text(
-            j, i, text, ha="center", va="center", color="white" if dark and text != "–" else "black"
-        )
+        colour = "black" if text == "–" else "white" if dark else "#111111"  # black is the page's
+        axes.text(j, i, text, ha="center", va="center", color=colour)
     axes.set_xticks(range(len(xs)), xs)
     axes.set_yticks(range(len(ys)), ys)
     axes.set_xlabel(across)
@@ -156,6 +167,20 @@ def _number(text: str) -> float | None:
         return None
 
 
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+
+def _svg(figure: Figure) -> str:
+    """With text as text and without a ground; what is black takes the colour of the page's text."""
+    FigureCanvasAgg(figure)
+    content = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "simudy"}):
+        figure.savefig(content, format="svg", transparent=True, metadata=_NO_METADATA)
+    text = content.getvalue()
+    text = re.sub(r"(stroke|fill): ?#000000", r"\1: currentColor", text[text.index("<svg") :])
+    return re.sub(r"<text ", '<text fill="currentColor" ', text)
+
+
 def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     content = io.BytesIO()
@@ -163,30 +188,30 @@ def _png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def panels(rows: Rows, keys: Sequence[str]) -> list[str]:
+    """The panels of ``save_plot`` as SVG, each on its own, in the colours of the page around."""
+    metrics, shown = _drawn(rows, keys)
+    return [_svg(_figure([name], rows, shown)) for name in metrics] if shown else []
+
+
 def save_index(
-    path: Path, cards: Sequence[tuple[str, str, str, Mapping[str, Any]]], *, plot: str | None
+    path: Path,
+    cards: Sequence[tuple[str, str, str, Mapping[str, Any]]],
+    *,
+    plots: Sequence[str] = (),
 ) -> None:
     """Write an HTML page that lies beside the jobs' directories and shows their galleries, best
     first.
 
     Args:
         cards: ``(directory, settings in words, status, result)`` of every job.
-        plot: name of the plot's file.
+        plots: SVG of ``panels``.
     """
     ordered = sorted(cards, key=lambda card: -(card[3].get("ssim_paper") or -1.0))
-    picture = f'<img class="plot" src="{plot}" alt="plot">' if plot else ""
-    body = "\n".join(_card(path.parent, *card) for card in ordered)
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head><meta '
-        'charset="utf-8"><title>sweep</title>\n<style>'
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 "
-        "1rem;color:#1b1f24}"
-        "section{border-top:1px solid #e4e7eb;padding:1rem "
-        "0}img{max-width:100%}h2{font-size:1.05rem;margin:0}"
-        f"p{{color:#5b6470;margin:.2rem 0}}</style></head>\n<body><h1>{len(cards)} jobs</h1>\n"
-        f'<p><a href="summary.csv">summary.csv</a></p>\n{picture}\n{body}\n</body>\n</html>\n'
-    )
-    write_atomically(path, page.encode())
+    drawn = "".join(f'<div class="plot">{plot}</div>' for plot in plots)
+    jobs = "\n".join(_card(path.parent, *card) for card in ordered)
+    body = f'<p><a href="summary.csv">summary.csv</a></p>\n<div class="plots">{drawn}</div>\n{jobs}'
+    write_atomically(path, page(f"{len(cards)} jobs", body, RULES).encode())
 
 
 def _card(root: Path, job: str, words: str, status: str, result: Mapping[str, Any]) -> str:
@@ -199,14 +224,42 @@ def _card(root: Path, job: str, words: str, status: str, result: Mapping[str, An
     figures += [f"held-out floor {floor:.4f}"] if floor is not None else []
     there = {
         name: f"{quote(job)}/{name}"
-        for name in ("gallery.png", "report.html")
+        for name in ("gallery.png", "gallery.html", "report.html")
         if (root / job / name).exists()
     }
-    link = f'<p><a href="{there["report.html"]}">report</a></p>' if "report.html" in there else ""
-    image = (
-        f'<img loading="lazy" src="{there["gallery.png"]}" alt="gallery">'
-        if "gallery.png" in there
-        else ""
-    )
+    links = [
+        f'<a href="{there[name]}">{name.partition(".")[0]}</a>'
+        for name in ("gallery.html", "report.html")
+        if name in there
+    ]
     facts = html.escape(" · ".join([status, *figures, job]))
-    return f"<section><h2>{html.escape(words)}</h2>\n<p>{facts}</p>{link}{image}</section>"
+    return (
+        f"<section><h2>{html.escape(words)}</h2>\n<p>{facts}</p>"
+        f"<p>{' · '.join(links)}</p>{_preview(there)}</section>"
+    )
+
+
+def _preview(there: Mapping[str, str]) -> str:
+    """The picture, which leads to the page where it can be read on a small screen."""
+    if "gallery.png" not in there:
+        return ""
+    picture = f'<img loading="lazy" src="{there["gallery.png"]}" alt="gallery">'
+    leads = there.get("gallery.html")
+    return f'<a href="{leads}">{picture}</a>' if leads else picture
+
+
+RULES = """\
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif }
+main { max-width: 1200px; margin: 0 auto; padding: 24px 16px 48px }
+h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 17px; margin: 0; overflow-wrap: anywhere }
+a { color: var(--accent) } p { color: var(--soft); margin: 2px 0 6px; overflow-wrap: anywhere }
+section, .plot { background: var(--card); border: 1px solid var(--line); border-radius: 12px }
+section { padding: 14px 16px; margin-top: 14px }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr));
+  gap: 14px }
+.plot { padding: 8px } .plot svg { display: block; width: 100%; height: auto }
+img { display: block; width: 100%; border-radius: 6px }
+@media (prefers-color-scheme: dark) { img { filter: brightness(0.85) } }
+"""

@@ -162,6 +162,11 @@ def _path(made: Any) -> str:
 
 
 def _name(key: Any) -> str:
+    if callable(key):
+        raise SimudyError(
+            "cannot write a rule whose groups are told by a function to json: name the parameters "
+            "by a glob or a regular expression"
+        )
     return f"re:{key.pattern}" if isinstance(key, re.Pattern) else str(key)
 
 

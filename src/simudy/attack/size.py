@@ -129,7 +129,8 @@ def _norms_of_sums(problem: SimudyProblem, rows: Tensor) -> Tensor:
         for place, i in enumerate(indices.tolist()):
             if i in wanted:
                 sums[i] = tree.add(sums[i], tree.scale(_lr(rule), pull(place)))
-        params, state = advance(rule, grads(params, batch), state, params)
+        gradient = lambda at, batch=batch: grads(at, batch)  # noqa: E731
+        params, state = advance(rule, gradient, state, params)
     return torch.stack([tree.norm(total) for total in sums.values()])
 
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.custom_vjp import custom_vjp, is_plain_wanted, reverse_pullback
+from simudy.dynamics.custom_vjp import (
+    custom_vjp,
+    is_followed,
+    is_plain_wanted,
+    reverse_pullback,
+)
 from simudy.errors import SimudyError
 from simudy.ranges import COUNT
 
@@ -94,6 +100,54 @@ class Recompute(Adjoint):
 
     def kept(self, steps: int, *, per_step: int, params: int) -> int:
         return params * math.ceil(steps / self.every) + per_step * min(self.every, steps)
+
+
+@dataclass(frozen=True)
+class Truncated(Adjoint):
+    """Inexact by name: the gradient through the last ``last`` steps alone, as of a run begun there.
+
+    The steps before run without a graph, and what they come to is a constant: θ0 and what enters
+    those steps alone receive no gradient from them. Memory: that of ``inner`` over ``last`` steps,
+    however long the run; time of the others: that of training. Reference: Shaban et al., Truncated
+    back-propagation for bilevel optimization, AISTATS 2019, arXiv:1810.10667.
+
+    Args:
+        last: steps that are differentiated, at least 1; no fewer than there are is exact.
+        inner: how they are.
+    """
+
+    last: Annotated[int, COUNT] = 1
+    inner: Adjoint = Direct()
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise SimudyError(
+                f"Truncated(last={self.last}): differentiate the last 1 or more steps"
+            )
+
+    def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
+        first = max(len(xs) - self.last, 0)
+        if not first:
+            return self.inner.fold(step, carry, xs)
+        with torch.no_grad():
+            before = Direct().fold(step, *_constant((carry, list(xs[:first]))))
+        end, outs = self.inner.fold(step, before[0], xs[first:])
+        return end, before[1] + outs
+
+    def kept(self, steps: int, *, per_step: int, params: int) -> int:
+        return self.inner.kept(min(self.last, steps), per_step=per_step, params=params)
+
+    def leaner(self, steps: int) -> Adjoint | None:
+        inner = self.inner.leaner(min(self.last, steps))
+        return None if inner is None else replace(self, inner=inner)
+
+
+def _constant(node: Any) -> Any:
+    """A tree cut from every graph, forward ones too. A tensor of none stays the same object, as
+    which others may know it.
+    """
+    leaves = tree.leaves(node)
+    return tree.rebuild(node, [leaf.detach() if is_followed(leaf) else leaf for leaf in leaves])
 
 
 def _replayed(step: Step, carry: Any, xs: list[Any]) -> tuple[Any, list[Any]]:

@@ -57,6 +57,15 @@ def is_plain_wanted(inputs: Any) -> bool:
     return _again.get() or TransformType.Jvp in keys or any(map(_is_dual, tree.leaves(inputs)))
 
 
+def is_followed(tensor: Tensor) -> bool:
+    """Whether a derivative by this tensor, or along it, may be asked for."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if tensor.requires_grad or _has_tangent(tensor):
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor.requires_grad or _has_tangent(tensor)
+
+
 def reverse_pullback(
     plain: Value, leaves: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
 ) -> list[Tensor | None]:
@@ -121,5 +130,9 @@ def _pulled_again(ctx: Any, *given: Any) -> Sequence[Tensor | None]:
 def _is_dual(tensor: Tensor) -> bool:
     while _functorch.is_functorch_wrapped_tensor(tensor):
         tensor = _functorch.get_unwrapped(tensor)
+    return _has_tangent(tensor)
+
+
+def _has_tangent(tensor: Tensor) -> bool:
     level = forward_ad._current_level
     return level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ class Recipe:
             throughout.
         seed: of the order.
         schedule: factor on the rule's learning rate at each batch (see
-            ``simudy.dynamics.optim.schedule``).
+            ``simudy.dynamics.optim.schedule``), or such by name of the hyper-parameter
+            (``{"lr": …, "momentum": …}``).
         scheduler: instead, ``(optimizer) -> scheduler`` of ``torch.optim.lr_scheduler``.
         scheduler_per: whether it is stepped after each ``epoch`` or each ``step`` of the optimizer.
         order: ``torch``, the order of a shuffling ``DataLoader`` whose own generator was seeded
@@ -49,7 +50,7 @@ class Recipe:
     batch_size: int | None = None
     shuffle: bool = False
     seed: int = 0
-    schedule: Schedule | None = None
+    schedule: Schedule | Mapping[str, Schedule] | None = None
     scheduler: Scheduler | None = None
     scheduler_per: Literal["epoch", "step"] = "epoch"
     order: Literal["torch", "torch_global"] | Sequence[Sequence[int]] | None = None
@@ -96,7 +97,8 @@ class Recipe:
             self._per_epoch(steps, self.accumulate)
             rule = Accumulated(rule, every=self.accumulate)
         if self.schedule is not None:
-            return scaled(rule, steps, lr=self.schedule)
+            moved = self.schedule if isinstance(self.schedule, Mapping) else {"lr": self.schedule}
+            return scaled(rule, steps, **moved)
         if self.scheduler is None:
             return [rule] * steps
         by_step = self.scheduler_per == "step"

@@ -27,6 +27,7 @@ from simudy.ranges import (
     COUNT,
     DECAY,
     DUMMIES,
+    FRACTION,
     NOT_NEGATIVE,
     NUMBER_OF,
     POSITIVE,
@@ -163,6 +164,15 @@ class EvidenceConfig:
 
 
 @dataclass
+class MembershipConfig:
+    """Who is asked about by ``task=membership``, and against whom."""
+
+    candidates: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
+    reference: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
+    size: int | None = number(None, SIDE)  # pictures of a folder are cropped and resized to it
+
+
+@dataclass
 class IntervalsConfig:
     """How often a run reports and saves itself. None of these changes a result."""
 
@@ -171,6 +181,14 @@ class IntervalsConfig:
     snapshots: int = number(
         16, NUMBER_OF
     )  # images kept for the curve and the filmstrip, over the whole run
+
+
+@dataclass
+class VerdictConfig:
+    """Which searches confirm each other (see ``simudy.attack.agreement``)."""
+
+    runs: list[str] = field(default_factory=list)  # folders of other runs, or of a sweep
+    false_rate: float = number(0.05, FRACTION)  # of unrelated pairs that pass for one image
 
 
 @dataclass
@@ -197,6 +215,8 @@ class Config:
     prior: PriorConfig = field(default_factory=PriorConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     tracker: Any = field(default=None, metadata=NODE)
     cache: str = "~/.cache/simudy"

@@ -32,7 +32,9 @@ class RunDirectory:
     history = property(lambda self: self.root / "history.csv")
     reconstruction = property(lambda self: self.root / "reconstruction.safetensors")
     gallery = property(lambda self: self.root / "gallery.png")
+    gallery_page = property(lambda self: self.root / "gallery.html")
     report = property(lambda self: self.root / "report.html")
+    agreement = property(lambda self: self.root / "agreement.json")
     result = property(lambda self: self.root / "result.json")
 
     def claim(self, cfg: DictConfig) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simudy.analysis.sweep import save_index, save_plot, without_yardsticks
+from simudy.analysis.sweep import panels, save_index, save_plot, without_yardsticks
 from simudy.app import streams
 from simudy.app.complaint import debugging, one_line
 from simudy.app.signals import INTERRUPTED
@@ -56,7 +56,7 @@ def summarise(sweep: Path) -> list[str]:
     if not plotted:  # of an earlier call, when there was more
         (sweep / "plot.png").unlink(missing_ok=True)
     cards = [(job.root.name, _words(job, keys), job.status, job.result) for job in jobs]
-    save_index(sweep / "index.html", cards, plot="plot.png" if plotted else None)
+    save_index(sweep / "index.html", cards, plots=panels(rows, keys))
     files = ["summary.csv", *(["plot.png"] if plotted else []), "index.html"]
     return [
         *_lacking(jobs, keys, never),

@@ -13,11 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from simudy.analysis.gallery import save_gallery
+from simudy.analysis.gallery_page import save_gallery_page
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
+from simudy.analysis.verdicts import counts_of, verdicts_on
 from simudy.app.store import checkpoint, history, reconstruction
+from simudy.app.store.beside import load_agreement
 from simudy.app.store.run_directory import RunDirectory, read_result
 from simudy.app.store.secret import Secret
+from simudy.attack.first_layer.off_units import CERTIFIED_BELOW
 from simudy.files import write_json
 from simudy.victim.data import Normalisation
 
@@ -35,7 +39,8 @@ def finish(
     images = tensors["images"]
     found = facts["objective"] is not None  # else they are the dummies as they began
     scored = _score(images, secret, cfg.seed) if secret and found else None
-    result = {"status": facts.pop("status"), **_figures(scored), **facts}
+    judged = _judged(images, facts, folder)
+    result = {"status": facts.pop("status"), **_figures(scored), **judged, **facts}
     _draw(cfg, images, secret, normalisation, scored, result, folder)
     write_json(folder.result, result)
     _announce(result, folder)
@@ -54,6 +59,18 @@ def _figures(scored: Score | None) -> dict[str, Any]:
     return scored.as_dict() if scored else {**dict.fromkeys(SCORES), "floor": None}
 
 
+def _judged(images: Tensor, facts: dict[str, Any], folder: RunDirectory) -> dict[str, Any]:
+    """A verdict on each image, and how many have which."""
+    certificates = facts.get("certificates")
+    agreed = load_agreement(folder.agreement, images)
+    verdicts = verdicts_on(
+        len(images),
+        certified=[one < CERTIFIED_BELOW for one in certificates] if certificates else None,
+        consistent=agreed["consistent"] if agreed else None,
+    )
+    return {"verdict_counts": counts_of(verdicts), "verdicts": verdicts}
+
+
 def _draw(
     cfg: DictConfig,
     images: Tensor,
@@ -68,7 +85,9 @@ def _draw(
     # under an ASCII locale Python holds an umlaut of the command line as bytes that no font knows
     name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
     title = f"{name}: {result['n']} images"
-    save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
+    drawn = {"normalisation": normalisation, "title": title, "verdicts": result["verdicts"]}
+    save_gallery(folder.gallery, truth, images, scored, **drawn)
+    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn)
     save_report(
         folder.report,
         title=title,
@@ -126,6 +145,8 @@ def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
             100 * (result.get("recovered") or 0.0),
         )
         log.info(words, *shown)
+    if counts := result.get("verdict_counts"):
+        log.info("verdicts: %s", ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     log.info("gallery: %s", folder.gallery)
     log.info("report:  %s", folder.report)
 

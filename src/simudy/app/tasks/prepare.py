@@ -44,7 +44,7 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
     """
     if cfg.evidence.folder:
         return read(cfg, user_path(cfg.evidence.folder))
-    if not folder.evidence.exists() and cfg.task in ("run", "victim", "size"):
+    if not folder.evidence.exists() and cfg.task in ("run", "victim", "size", "membership"):
         _write(cfg, folder, device)
     return read(cfg, folder.evidence)
 

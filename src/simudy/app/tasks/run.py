@@ -23,8 +23,10 @@ TASKS = {
     "victim": "simudy.app.tasks.run:victim",
     "reconstruct": "simudy.app.tasks.run:run_stages",
     "score": "simudy.app.tasks.run:rescore",
+    "verdict": "simudy.app.audit.verdict:verdict",
     "linearity": "simudy.app.tasks.measure_linearity:linearity",
     "size": "simudy.app.tasks.estimate_size:size",
+    "membership": "simudy.app.tasks.membership.judge:membership",
 }
 
 

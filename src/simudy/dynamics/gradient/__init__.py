@@ -2,8 +2,9 @@
 
 from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.gradient.factored import Factored
+from simudy.dynamics.gradient.first_order import FirstOrder
 from simudy.dynamics.gradient.mixed import Mixed
 from simudy.dynamics.gradient.reverse import Reverse
 from simudy.dynamics.gradient.traced import Traced
 
-__all__ = ["Factored", "Gradient", "Loss", "Mixed", "Reverse", "Traced"]
+__all__ = ["Factored", "FirstOrder", "Gradient", "Loss", "Mixed", "Reverse", "Traced"]

@@ -2,9 +2,11 @@
 
 from simudy.dynamics.optim.accumulated import Accumulated
 from simudy.dynamics.optim.adadelta import Adadelta
+from simudy.dynamics.optim.adafactor import Adafactor
 from simudy.dynamics.optim.adagrad import Adagrad
 from simudy.dynamics.optim.adam import Adam, AdamW
 from simudy.dynamics.optim.adamax import Adamax
+from simudy.dynamics.optim.asgd import ASGD
 from simudy.dynamics.optim.averaged import Averaged
 from simudy.dynamics.optim.clipped import Clipped, ClippedAdaptively, ClippedByValue
 from simudy.dynamics.optim.groups import Groups
@@ -18,11 +20,14 @@ from simudy.dynamics.optim.interop.from_torch import from_torch
 from simudy.dynamics.optim.interop.higher import Higher
 from simudy.dynamics.optim.interop.torchopt import TorchOpt
 from simudy.dynamics.optim.lion import Lion
+from simudy.dynamics.optim.lookahead import Lookahead
 from simudy.dynamics.optim.muon import Muon
 from simudy.dynamics.optim.nadam import NAdam
 from simudy.dynamics.optim.radam import RAdam
 from simudy.dynamics.optim.rmsprop import RMSprop
+from simudy.dynamics.optim.rprop import Rprop
 from simudy.dynamics.optim.rule import PerTensor, Rule
+from simudy.dynamics.optim.sam import SAM
 from simudy.dynamics.optim.schedule import (
     cosine_decay,
     one_cycle,
@@ -31,14 +36,19 @@ from simudy.dynamics.optim.schedule import (
     step_decay,
     warmup,
 )
+from simudy.dynamics.optim.schedulefree import ScheduleFreeSGD
 from simudy.dynamics.optim.sgd import SGD
 from simudy.dynamics.optim.started import Started
+from simudy.dynamics.optim.transformed import Transformed
 from simudy.dynamics.optim.wrapper import Wrapper
 
 __all__ = [
+    "ASGD",
+    "SAM",
     "SGD",
     "Accumulated",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -50,14 +60,18 @@ __all__ = [
     "Groups",
     "Higher",
     "Lion",
+    "Lookahead",
     "Muon",
     "NAdam",
     "PerTensor",
     "RAdam",
     "RMSprop",
+    "Rprop",
     "Rule",
+    "ScheduleFreeSGD",
     "Started",
     "TorchOpt",
+    "Transformed",
     "Wrapper",
     "cosine_decay",
     "from_torch",

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+
+from torch import Tensor
 
 from simudy.dynamics.optim.rule import Rule
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-Pattern = str | re.Pattern[str]
+Pattern = str | re.Pattern[str] | Callable[[str, Tensor], bool]
 
 
 @dataclass
 class Groups(Rule):
-    """Give each parameter the rule of the first pattern that matches its name; None freezes it.
+    """Give each parameter the rule of the first pattern that matches it; None freezes it.
 
     Args:
         rules: pattern to rule, in order. A string is a glob (``"*.bias"``); a compiled regex, or a
-            string that begins with ``re:``, must match the whole name.
+            string that begins with ``re:``, must match the whole name; a function of the name and
+            the parameter, such as ``lambda name, p: p.ndim < 2``, is asked about both.
 
     Raises:
         SimudyError: a parameter matches no pattern, or a pattern (other than ``"*"``) gets no
@@ -63,6 +66,13 @@ class Groups(Rule):
             new.update(moved)
         return new, states
 
+    def second_point(self, grads: Params, params: Params) -> Params | None:
+        found: Params = {}
+        for _, rule, group in self._active(params):
+            theirs = {name: grads[name] for name in group if name in grads}
+            found.update((rule.second_point(theirs, group) if theirs else None) or {})
+        return {**params, **found} if found else None
+
     def final(self, params: Params, state: dict[Pattern, Any]) -> Params:
         new = dict(params)
         for p, rule, group in self._active(params):
@@ -82,7 +92,7 @@ class Groups(Rule):
         groups: dict[Pattern, Params] = {}
         orphans = []
         for name, leaf in params.items():
-            owner = next((p for p in self.rules if _matches(p, name)), None)
+            owner = next((p for p in self.rules if _matches(p, name, leaf)), None)
             orphans += [name] if owner is None else []
             groups.setdefault(owner or "", {})[name] = leaf
         if orphans:
@@ -102,7 +112,9 @@ def held_still(rule: Rule, params: Params) -> set[str]:
     return held_still(inner, params) if isinstance(inner, Rule) else set()
 
 
-def _matches(pattern: Pattern, name: str) -> bool:
+def _matches(pattern: Pattern, name: str, leaf: Tensor) -> bool:
+    if not isinstance(pattern, (str, re.Pattern)):
+        return bool(pattern(name, leaf))
     if isinstance(pattern, str) and not pattern.startswith("re:"):
         return fnmatchcase(name, pattern)
     regex = pattern if isinstance(pattern, re.Pattern) else pattern.removeprefix("re:")
@@ -110,4 +122,4 @@ def _matches(pattern: Pattern, name: str) -> bool:
 
 
 def _text(names: list[Any]) -> str:
-    return ", ".join(repr(n.pattern if isinstance(n, re.Pattern) else n) for n in names)
+    return ", ".join(repr(getattr(n, "pattern", None) or getattr(n, "__name__", n)) for n in names)

@@ -4,6 +4,7 @@ the bottom.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -119,13 +120,17 @@ def _children(node: Any) -> dict[str, Any]:
             if field.metadata.get("hyperparameters", True)  # what Started starts from is none
         }
     if isinstance(node, Mapping):
-        return {
-            key.pattern if isinstance(key, re.Pattern) else str(key): child
-            for key, child in node.items()
-        }
+        return {_key(key, place): child for place, (key, child) in enumerate(node.items())}
     return (
         {str(i): child for i, child in enumerate(node)} if isinstance(node, (list, tuple)) else {}
     )
+
+
+def _key(key: Any, place: int) -> str:
+    """A name for what stands before a rule in a mapping: functions may share theirs."""
+    if isinstance(key, re.Pattern):
+        return key.pattern
+    return f"{key.__name__}:{place}" if inspect.isroutine(key) else str(key)
 
 
 def _number(value: Any, annotation: Any) -> Any:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -45,6 +46,12 @@ class Rule:
         """
         raise NotImplementedError
 
+    def second_point(self, grads: Params, params: Params) -> Params | None:
+        """Where the step wants its gradient taken instead, knowing the one at ``params``: what
+        ``update`` sees is the gradient there. Default: nowhere else.
+        """
+        return None
+
     def final(self, params: Params, state: Any) -> Params:
         """What the run publishes: the last iterate, unless a rule averages."""
         return params
@@ -74,13 +81,22 @@ class PerTensor(Rule):
         return {**params, **moved}, {**state, **states}
 
 
-def advance(rule: Rule, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
+def advance(
+    rule: Rule, gradient: Callable[[Params], Params], state: Any, params: Params
+) -> tuple[Params, Any]:
     """One step of ``rule``; what the loss does not touch stays as it is, as in torch.
+
+    Args:
+        rule: says where the gradient is to be taken, and what to do with it.
+        gradient: that of this step's loss, at any parameters.
 
     Raises:
         SimudyError: the loss depends on no parameter at all, or the rule is written for gradients
             of every parameter.
     """
+    grads = gradient(params)
+    if grads and (point := rule.second_point(grads, params)) is not None:
+        grads = gradient(point)
     if not grads:
         raise SimudyError(
             "the loss depends on no parameter in this step, so nothing would train: let it use the "

@@ -29,6 +29,9 @@ class Wrapper(Rule):
     def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
         return self.rule.update(self.shaped(grads, params), state, params)
 
+    def second_point(self, grads: Params, params: Params) -> Params | None:
+        return self.rule.second_point(self.shaped(grads, params), params)
+
     def final(self, params: Params, state: Any) -> Params:
         return self.rule.final(params, state)
 

@@ -13,16 +13,19 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from simudy.dynamics import tree
 from simudy.dynamics.model.exact import refuse_gradient_hooks
-from simudy.dynamics.optim import adadelta, adagrad, adamax, nadam, rmsprop
+from simudy.dynamics.optim import adadelta, adafactor, adagrad, adamax, asgd, nadam, rmsprop, rprop
 from simudy.dynamics.optim.adadelta import Adadelta
+from simudy.dynamics.optim.adafactor import Adafactor
 from simudy.dynamics.optim.adagrad import Adagrad
 from simudy.dynamics.optim.adam import Adam, AdamW, Moments
 from simudy.dynamics.optim.adamax import Adamax
+from simudy.dynamics.optim.asgd import ASGD
 from simudy.dynamics.optim.groups import Groups, Pattern
 from simudy.dynamics.optim.muon import Muon
 from simudy.dynamics.optim.nadam import NAdam
 from simudy.dynamics.optim.radam import RAdam
 from simudy.dynamics.optim.rmsprop import RMSprop
+from simudy.dynamics.optim.rprop import Rprop
 from simudy.dynamics.optim.rule import PerTensor, Rule
 from simudy.dynamics.optim.sgd import SGD
 from simudy.dynamics.optim.started import Started
@@ -39,12 +42,21 @@ _STATES: dict[type[PerTensor], tuple[Any, tuple[str, ...]]] = {
     RMSprop: (rmsprop.State, ("square_avg", "grad_avg", "momentum_buffer")),
     Adagrad: (adagrad.State, ("step", "sum")),
     Adadelta: (adadelta.State, ("square_avg", "acc_delta")),
+    ASGD: (asgd.State, ("step", "eta", "ax")),
+    Rprop: (rprop.State, ("prev", "step_size")),
+    Adafactor: (adafactor.State, ("step", "row_var", "col_var", "variance")),
     Muon: (lambda buffer: buffer, ("momentum_buffer",)),
 }
 _RULES: dict[type[torch.optim.Optimizer], type[PerTensor]] = {
     getattr(torch.optim, rule.__name__): rule
     for rule in _STATES
-    if hasattr(torch.optim, rule.__name__)  # Muon came late
+    if hasattr(torch.optim, rule.__name__)  # Adafactor and Muon came late
+}
+_REFUSED = {
+    "SparseAdam": "it steps on sparse gradients, and a simulation's are dense: train with "
+    "torch.optim.Adam, and sparse=False in the embedding",
+    "LBFGS": "its steps call the loss as often as it sees fit and branch on the values: train with "
+    "SGD or Adam, or converge and differentiate the end implicitly",
 }
 
 
@@ -106,9 +118,8 @@ def _joined(rules: dict[str, PerTensor], states: dict[str, Any], *, frozen: bool
 def _rule(kind: type[torch.optim.Optimizer], group: dict[str, Any]) -> PerTensor:
     if kind not in _RULES:
         known = ", ".join(k.__name__ for k in _RULES)
-        raise SimudyError(
-            f"no rule for {kind.__name__}: write one deriving from PerTensor, or use one of {known}"
-        )
+        remedy = f"write one deriving from PerTensor, or use one of {known}"
+        raise SimudyError(f"no rule for {kind.__name__}: {_REFUSED.get(kind.__name__, remedy)}")
     rule = (
         AdamW if kind is torch.optim.Adam and group.get("decoupled_weight_decay") else _RULES[kind]
     )
@@ -133,7 +144,7 @@ def _state(
     for part, flag in unused.items():
         if part in found and not getattr(rule, flag, True):
             found[part] = None
-    for part, number in {"step": int, "mu_product": float}.items():
+    for part, number in {"step": int, "mu_product": float, "eta": float}.items():
         if part in found:
             found[part] = number(held.get(part, 0))
     state = make(*found.values())
@@ -141,7 +152,7 @@ def _state(
 
 
 def _same(state: Any, other: Any) -> bool:
-    if isinstance(state, tuple):
+    if isinstance(state, tuple) and isinstance(other, tuple):
         return all(map(_same, state, other))
     if isinstance(state, Tensor) and isinstance(other, Tensor):
         return torch.equal(state, other)

@@ -1,0 +1,1 @@
+"""Evidence written by the training script itself, and its run replayed."""

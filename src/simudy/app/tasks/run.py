@@ -57,6 +57,8 @@ def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
         if folder.finished():
             return announce_finished(folder)
         held = prepare.prepare_evidence(cfg, folder, factories.device(cfg.device))
+        if not folder.secret.exists():
+            prepare.lay_down_truth(cfg, folder, held)
         secret = prepare.load_secret(cfg, folder)
     with folder_of_own(folder.root) as root:
         return _attack_and_score(cfg, held, secret, RunDirectory(root))
@@ -100,8 +102,12 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     from simudy.app.tasks import prepare
     from simudy.app.tasks.finish import finish
 
+    said = {key: cfg.evidence[key] for key in ("truth", "heldout")}
     cfg = OmegaConf.merge(folder.settings(cfg), {"task": "score"})  # type: ignore[assignment]
     held = prepare.prepare_evidence(cfg, folder, factories.device("cpu"))
+    if said["truth"] is not None:  # images that came to light after the attack
+        with_truth: Any = OmegaConf.merge(cfg, {"evidence": said})
+        prepare.lay_down_truth(with_truth, folder, held)
     return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
 
 
@@ -120,6 +126,7 @@ def dry_run(cfg: DictConfig) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = RunDirectory(Path(root))
         held = prepare.prepare_evidence(short, folder, device)
+        prepare.lay_down_truth(short, folder, held)
         secret = prepare.load_secret(short, folder)
     if not given:
         held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run

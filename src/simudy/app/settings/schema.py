@@ -161,6 +161,9 @@ class EvidenceConfig:
     n: int | None = number(None, DUMMIES)  # unknown
     mean: list[float] = field(default_factory=lambda: [0.0], metadata={"hint": MEANS})
     std: list[float] = field(default_factory=lambda: [1.0], metadata={"hint": DEVIATIONS})
+    # for the scorer alone: images she trained on, and others, by path or with a _target_
+    truth: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
+    heldout: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
 
 
 @dataclass

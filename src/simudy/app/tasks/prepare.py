@@ -24,6 +24,7 @@ from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fi
 from simudy.app.store.inside import load_inside
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
+from simudy.app.store.truth import load_truth
 from simudy.attack.checkpoints.segments import Checkpoint, evenly
 from simudy.attack.evidence import Evidence, evidence_from_weights
 from simudy.attack.facts import read_facts
@@ -50,9 +51,19 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
 
 
 def load_secret(cfg: DictConfig, folder: RunDirectory) -> Secret | None:
-    """The secret that belongs to the evidence, if there is one."""
+    """The secret that belongs to the evidence, if there is one: one's own images come first."""
     beside = user_path(cfg.evidence.folder).parent if cfg.evidence.folder else folder.root
-    return Secret.load(RunDirectory(beside).secret)
+    return Secret.load(folder.secret) or Secret.load(RunDirectory(beside).secret)
+
+
+def lay_down_truth(cfg: DictConfig, folder: RunDirectory, held: Evidence) -> None:
+    """The images that ``evidence.truth`` names become the secret of this run.
+
+    Raises:
+        SimudyError: they do not fit the evidence, or it has a secret already.
+    """
+    if (secret := load_truth(cfg, held)) is not None:
+        _save_complete(folder.secret, secret.save)
 
 
 def read(cfg: DictConfig, folder: Path) -> Evidence:
@@ -69,6 +80,11 @@ def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
     if cfg.evidence.initial or cfg.evidence.final:
         _save_complete(folder.evidence, load_files(cfg).save)
         return
+    if cfg.evidence.truth is not None:
+        raise SimudyError(
+            "evidence.truth judges weights of yours: set evidence.initial and evidence.final, or "
+            "evidence.folder"
+        )
     splits: Splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed)
     evidence = train_victim(cfg, splits, device)
     _save_complete(folder.secret, Secret(splits.victim, splits.heldout, splits.normalisation).save)

@@ -26,6 +26,7 @@ TASKS = {
     "verdict": "simudy.app.audit.verdict:verdict",
     "linearity": "simudy.app.tasks.measure_linearity:linearity",
     "size": "simudy.app.tasks.estimate_size:size",
+    "exposure": "simudy.app.tasks.measure_exposure:measure",
     "membership": "simudy.app.tasks.membership.judge:membership",
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from simudy.attack.checkpoints.fill import Files, fill
 from simudy.attack.checkpoints.findings import apply_modes, find, require_steps
 from simudy.attack.checkpoints.trainer import with_moments
 from simudy.attack.checkpoints.weights import load_weights, weights_of
@@ -145,6 +147,7 @@ def evidence_from_weights(
     part: str | None = None,
     loss: nn.Module | None = None,
     n: int | None = None,
+    typed: Set[str] | None = None,
     **facts: Any,
 ) -> Evidence:
     """Evidence from what two files of weights hold (see ``load_weights``), and what they prove.
@@ -163,6 +166,9 @@ def evidence_from_weights(
             it.
         loss: of ``torch.nn``. Default: cross-entropy.
         n: number of training images. Default: unknown.
+        typed: which settings of the recipe somebody typed, as ``inner.lr`` or ``recipe.epochs``;
+            the others are taken from saved states of the optimizer and its scheduler. Default: the
+            recipe is as given.
         facts: ``shape``, ``classes`` and what else ``Evidence`` takes.
 
     Raises:
@@ -173,11 +179,15 @@ def evidence_from_weights(
     end = weights_of(module, final, what="the final weights", part=part)
     found = find(module, start.tensors, end.tensors)
     apply_modes(module, found, mode=mode, initial=start.tensors, final=end.tensors)
-    require_steps(found, recipe.steps(n) if n else None)
     module.load_state_dict(start.tensors, strict=False)
     still = held_still(recipe.optimizer, dict(module.named_parameters()))
     for name in set(found.frozen) - still:
         module.get_parameter(name).requires_grad_(False)
+    filled: list[str] = []
+    if typed is not None:
+        files = Files(initial, final, n=n, batches=found.steps, typed=typed)
+        recipe, filled = fill(recipe, module, files)
+    require_steps(found, recipe.steps(n) if n else None)
     recipe = with_moments(recipe, module, initial, final)
     criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
@@ -189,7 +199,7 @@ def evidence_from_weights(
         recipe=recipe,
         n=n,
         precision=None if found.rounded is None else str(found.rounded).removeprefix("torch."),
-        notes={"findings": [*told, *found.sentences()]},
+        notes={"findings": [*told, *found.sentences(), *filled]},
         **facts,
     )
 

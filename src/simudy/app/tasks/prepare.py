@@ -21,6 +21,7 @@ from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.typed import typed
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.attack.checkpoints.weights import load_weights
@@ -117,7 +118,7 @@ def load_files(cfg: DictConfig) -> Evidence:
     module = build(cfg.model, "model", shape=shape, classes=classes)
     facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
     weights = (load_weights(user_path(path)) for path in (said.initial, said.final))
-    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
+    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n, "typed": typed(cfg)}
     return evidence_from_weights(
         module, *weights, recipe=recipe(cfg), loss=loss(cfg), **told, **facts
     )

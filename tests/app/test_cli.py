@@ -14,6 +14,7 @@ from simudy.app.cli import run_cli
 KEYS = [
     "status",
     *("ssim_paper", "ssim", "psnr", "mse", "recovered", "floor"),
+    *("verdict_counts", "verdicts"),
     *("distance", "objective", "iterations", "seconds", "seconds_per_iteration", "peak_memory_mb"),
     *("n", "device", "versions", "config_hash"),
 ]

@@ -118,7 +118,8 @@ def test_nowhere_to_begin(cli, tmp_path):
     assert cli("hydra.run.dir=a").code == 0
     known = "evidence.folder=a/evidence"
     assert (
-        "set dummy.start to the folder of an earlier run" in cli(known, "dummy.start=nowhere").error
+        "give the folder of an earlier run, or of a sweep"
+        in cli(known, "dummy.start=nowhere").error
     )
     assert "give natural, the folder of a run" in cli(known, "dummy.start=[3]").error
     assert "set dummy.labels=balanced" in cli(known, "dummy.start=a", "dummy.labels=learned").error

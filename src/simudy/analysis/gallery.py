@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from simudy.analysis.pairing import UNMATCHED
 from simudy.analysis.score import RECOVERED, Normalisation, Pair, Score, to_pixels
+from simudy.analysis.verdicts import UNSUPPORTED
 from simudy.files import write_atomically
 
 INK, SOFT, LINE, ACCENT, DULL = "#1b1f24", "#5b6470", "#e4e7eb", "#12805c", "#a3abb5"
@@ -41,6 +42,7 @@ def save_gallery(
     *,
     normalisation: Normalisation | None,
     title: str,
+    verdicts: Sequence[str] = (),
 ) -> None:
     """Write a PNG, atomically.
 
@@ -53,16 +55,17 @@ def save_gallery(
         normalisation: brings images back to pixels, clipped to [0, 1]; None if they are pixels
             already.
         title: the headline.
+        verdicts: one word for each reconstruction, told below it; or none.
     """
     shown = enlarge(
         displayable(reconstruction, normalisation),
         count=len(reconstruction if truth is None else truth),
     )
     if truth is None or score is None:
-        sheet = _candidates(shown, title)
+        sheet = _candidates(shown, title, verdicts)
     else:
         real = enlarge(displayable(truth, normalisation), count=len(truth))
-        sheet = _pairs(real, shown, score, title)
+        sheet = _pairs(real, shown, score, title, verdicts)
     write_atomically(Path(path), sheet.png())
 
 
@@ -161,7 +164,9 @@ class Grid:
         return Sheet(max(needed, NARROWEST), HEADER + self.rows * self.pitch + FOOTER)
 
 
-def _pairs(truth: np.ndarray, shown: np.ndarray, score: Score, title: str) -> Sheet:
+def _pairs(
+    truth: np.ndarray, shown: np.ndarray, score: Score, title: str, verdicts: Sequence[str]
+) -> Sheet:
     grid = Grid(len(truth), *truth.shape[1:3], stack=2)
     sheet = grid.sheet()
     _header(
@@ -173,7 +178,10 @@ def _pairs(truth: np.ndarray, shown: np.ndarray, score: Score, title: str) -> Sh
     )
     best_first = sorted(range(len(truth)), key=lambda i: -score.pairs[i].ssim_paper)
     for place, i in enumerate(best_first):
-        _pair(sheet, grid.corner(place), truth[i], shown, score.pairs[i], score.highest_floor)
+        pair, corner = score.pairs[i], grid.corner(place)
+        _pair(sheet, corner, truth[i], shown, pair, score.highest_floor)
+        if verdicts and pair.paper_index != UNMATCHED:
+            _verdict(sheet, grid, corner, verdicts[pair.paper_index])
     for row in range(grid.rows):
         _row_labels(sheet, HEADER + row * grid.pitch, grid.height)
     bar = "Bar: SSIM of the pair from 0 to 1 (paper's protocol); the tick marks the highest floor."
@@ -231,13 +239,21 @@ def _bar(sheet: Sheet, x: float, y: float, width: int, value: float, floor: floa
     )
 
 
+def _verdict(sheet: Sheet, grid: Grid, corner: tuple[int, int], verdict: str) -> None:
+    """The word below a stack of images and what else is told of it."""
+    colour = SOFT if verdict == UNSUPPORTED else ACCENT
+    below = corner[1] + grid.pitch - CAPTION + 50
+    size = min(14, grid.width // 6)  # eleven letters, and no neighbour's
+    sheet.text(verdict, corner[0] + grid.width / 2, below, size, colour, ha="center")
+
+
 def _row_labels(sheet: Sheet, y: int, height: int) -> None:
     for k, word in enumerate(("true", "reconstructed")):
         middle = y + k * (height + SEAM) + height / 2
         sheet.text(word, MARGIN + 12, middle, 17, SOFT, rotation=90, ha="center", va="center")
 
 
-def _candidates(shown: np.ndarray, title: str) -> Sheet:
+def _candidates(shown: np.ndarray, title: str, verdicts: Sequence[str]) -> Sheet:
     grid = Grid(len(shown), *shown.shape[1:3], stack=1)
     sheet = grid.sheet()
     lines = ["There is no secret here to compare them with,", "so there is no score: judge by eye."]
@@ -246,4 +262,6 @@ def _candidates(shown: np.ndarray, title: str) -> Sheet:
         x, y = grid.corner(i)
         sheet.image(image, x, y)
         sheet.text(f"{i}", x + grid.width / 2, y + grid.height + 24, 17, SOFT, ha="center")
+        if verdicts:
+            _verdict(sheet, grid, (x, y), verdicts[i])
     return sheet

@@ -36,18 +36,7 @@ def consensus(images: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tenso
     Raises:
         SimudyError: none are given, or they are not of the same number and shape.
     """
-    if (
-        len(
-            {(i.shape, y.shape, y.is_floating_point()) for i, y in zip(images, labels, strict=True)}
-        )
-        != 1
-    ):
-        raise SimudyError(
-            "a consensus takes reconstructions of one number of images, one shape and one kind of "
-            "labels"
-        )
-    classes = 1 + max(int(y.max()) for y in labels)
-    likely = [y if y.is_floating_point() else F.one_hot(y, classes).to(images[0]) for y in labels]
+    likely = _likely(images, labels)
     middle, agreed, orders = images[0], likely[0], None
     for _ in range(_ROUNDS):
         before, orders = (
@@ -61,6 +50,31 @@ def consensus(images: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tenso
         )
         agreed = torch.stack([y[o] for y, o in zip(likely, orders, strict=True)]).mean(0)
     return middle, agreed if labels[0].is_floating_point() else agreed.argmax(1)
+
+
+def match_dummies(images: Tensor, labels: Tensor, other: Tensor, theirs: Tensor) -> Tensor:
+    """Which dummy of the ``other`` reconstruction stands for each of ``images``: ``(n,)``, one to
+    one, by class and angle.
+
+    Raises:
+        SimudyError: they are not of the same number and shape.
+    """
+    mine, yours = _likely([images, other], [labels, theirs])
+    return _matched(images, mine, other, yours)
+
+
+def _likely(images: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+    """Probabilities ``(n, classes)`` of reconstructions that fit each other."""
+    kinds = {(i.shape, y.shape, y.is_floating_point()) for i, y in zip(images, labels, strict=True)}
+    if len(kinds) != 1:
+        raise SimudyError(
+            "a consensus takes reconstructions of one number of images, one shape and one kind of "
+            "labels"
+        )
+    if labels[0].is_floating_point():
+        return list(labels)
+    classes = 1 + max(int(y.max()) for y in labels)
+    return [F.one_hot(y, classes).to(images[0]) for y in labels]
 
 
 def _matched(middle: Tensor, agreed: Tensor, images: Tensor, labels: Tensor) -> Tensor:

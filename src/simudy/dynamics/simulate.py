@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, overload
 
 from torch import Tensor
 
 from simudy.dynamics.adjoint import Adjoint, Direct
-from simudy.dynamics.gradient import Gradient, Loss, Reverse
+from simudy.dynamics.gradient import Gradient, Reverse
 from simudy.dynamics.loss import ExactLoss, check_same, draws_refused
+from simudy.dynamics.nested import by_names, is_flat
 from simudy.dynamics.optim.going_on import checked_state
 from simudy.dynamics.optim.rule import Rule, advance
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-Observe = Callable[[int, Params, Tensor], Any]
+Observe = Callable[[int, Any, Tensor], Any]
+Tree = TypeVar("Tree")
 
 
 @overload
 def simulate(  # pyright: ignore[reportOverlappingOverload]
-    loss: Loss,
-    params: Params,
+    loss: Callable[[Any, Any], Any],
+    params: Tree,
     batches: Sequence[Any],
     optimizer: Rule | Sequence[Rule],
     *,
@@ -30,13 +33,13 @@ def simulate(  # pyright: ignore[reportOverlappingOverload]
     state: Any = ...,
     return_state: Literal[False] = ...,
     observe: None = ...,
-) -> Params: ...
+) -> Tree: ...
 
 
 @overload
 def simulate(
-    loss: Loss,
-    params: Params,
+    loss: Callable[[Any, Any], Any],
+    params: Any,
     batches: Sequence[Any],
     optimizer: Rule | Sequence[Rule],
     *,
@@ -49,8 +52,8 @@ def simulate(
 
 
 def simulate(
-    loss: Loss,
-    params: Params,
+    loss: Callable[[Any, Any], Any],
+    params: Any,
     batches: Sequence[Any],
     optimizer: Rule | Sequence[Rule],
     *,
@@ -59,7 +62,7 @@ def simulate(
     state: Any = None,
     return_state: bool = False,
     observe: Observe | None = None,
-) -> Params | tuple[Any, ...]:
+) -> Any:
     """Train from ``params`` on ``batches``, one step each, and return the final parameters,
     differentiably.
 
@@ -73,7 +76,9 @@ def simulate(
 
     Args:
         loss: ``(params, batch) -> scalar``, e.g. ``StatelessModel(module).loss``.
-        params: initial parameters θ0, never mutated.
+        params: initial parameters θ0, never mutated: tensors by name, or any nest of dicts, lists
+            and tuples, in which case the loss, ``observe`` and the result have the same form, and a
+            rule sees names such as ``layers.0.weight``.
         batches: one entry per step, e.g. ``(images, labels)``; the loss alone looks inside.
         optimizer: one rule for all steps, or one per step (a schedule); the state is handed from
             one to the next.
@@ -109,6 +114,10 @@ def simulate(
         >>> end["w"].backward(); lr.grad
         tensor(-3.2000)
     """
+    if not is_flat(params):
+        options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
+        more = {**options, "return_state": return_state, "observe": observe}
+        return by_names(simulate, loss, params, batches, optimizer, **more)
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
         return _asked(params, (state, return_state), ([], observe))
@@ -118,16 +127,30 @@ def simulate(
     held, grads = gradient.bind(exact, params, batches, rules)
     begun = rules[0].init(held) if state is None else checked_state(rules[0], state, held)
 
-    def step(carry: tuple[Params, Any], x: tuple[int, Any, Rule]) -> tuple[Any, Any]:
-        (params, state), (t, batch, rule) = carry, x
-        moved = advance(rule, lambda at: grads(at, batch), state, params)
-        return moved, observe and observe(t, moved[0], exact(params, batch))
-
     with draws_refused(exact, params, batches):
         xs = list(zip(range(len(rules)), batches, rules, strict=True))
+        step = TrainingStep(exact, grads, observe)
         (end, state), seen = adjoint.fold(step, (held, begun), xs)
     published = end if return_state else rules[-1].final(end, state)
+    if adjoint.end_alone and any(p is not end[name] for name, p in published.items()):
+        raise SimudyError(f"{adjoint} differentiates the last iterate, no average: use Recompute()")
     return _asked(published, (state, return_state), (seen, observe))
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """(θ_t, state_t) ↦ (θ_{t+1}, state_{t+1}), and what is observed of it."""
+
+    loss: Callable[[Params, Any], Any]
+    grads: Callable[[Params, Any], Params]
+    observe: Observe | None
+
+    def __call__(
+        self, carry: tuple[Params, Any], x: tuple[int, Any, Rule]
+    ) -> tuple[tuple[Params, Any], Any]:
+        (params, state), (t, batch, rule) = carry, x
+        moved = advance(rule, lambda at: self.grads(at, batch), state, params)
+        return moved, self.observe and self.observe(t, moved[0], self.loss(params, batch))
 
 
 def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:

@@ -10,7 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 # Where a run reports, stores and is called does not change what it finds. The tasks below are
 # stages of one run.
-IRRELEVANT = ("hydra", "name", "intervals", "tracker", "cache", "memory", "dry_run")
+IRRELEVANT = (
+    "hydra",
+    "name",
+    "intervals",
+    "tracker",
+    "cache",
+    "memory",
+    "dry_run",
+    "verdict",
+)
 VICTIM = (
     "seed",
     "data",
@@ -31,6 +40,9 @@ def config_hash(cfg: DictConfig) -> str:
 def relevant(cfg: DictConfig) -> dict[str, Any]:
     """The settings that the hash is taken of, as plain data."""
     plain = {str(key): _plain(cfg, str(key)) for key in cfg if key not in IRRELEVANT}
+    for task in ("membership", "exposure"):
+        if plain.get("task") != task:
+            plain.pop(task, None)  # nobody else is asked about
     return {**plain, "task": "run"} if plain.get("task") in STAGES else plain
 
 

@@ -54,7 +54,7 @@ def _found(cfg: DictConfig, folders: list[Any]) -> tuple[Tensor, Tensor]:
             f"dummy.start={folders}: give natural, the folder of a run or of a sweep, or a list of "
             "such"
         )
-    files = [file for folder in folders for file in _reconstructions(user_path(folder))]
+    files = [file for folder in folders for file in reconstructions(user_path(folder))]
     runs = [reconstruction.read(file)[0] for file in files]
     images, labels = consensus([run["images"] for run in runs], [run["labels"] for run in runs])
     kind = "learned" if labels.is_floating_point() else "balanced"
@@ -70,12 +70,16 @@ def _found(cfg: DictConfig, folders: list[Any]) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _reconstructions(folder: Path) -> list[Path]:
-    """Of a run, or of all runs of a sweep that came to one."""
+def reconstructions(folder: Path) -> list[Path]:
+    """Of a run, or of all runs of a sweep that came to one.
+
+    Raises:
+        SimudyError: there is none.
+    """
     of_run = RunDirectory(folder).reconstruction
     if files := [of_run] if of_run.exists() else sorted(folder.glob(f"*/{of_run.name}")):
         return files
     raise SimudyError(
-        f"no {of_run.name} in {folder} or its folders: set dummy.start to the folder of an earlier "
-        "run"
+        f"no {of_run.name} in {folder} or its folders: give the folder of an earlier run, or of a "
+        "sweep"
     )

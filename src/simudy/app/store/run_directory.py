@@ -34,6 +34,7 @@ class RunDirectory:
     gallery = property(lambda self: self.root / "gallery.png")
     gallery_page = property(lambda self: self.root / "gallery.html")
     report = property(lambda self: self.root / "report.html")
+    agreement = property(lambda self: self.root / "agreement.json")
     result = property(lambda self: self.root / "result.json")
 
     def claim(self, cfg: DictConfig) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from simudy.analysis.gallery import save_gallery
 from simudy.analysis.gallery_page import save_gallery_page
 from simudy.analysis.report import save_report
 from simudy.analysis.score import Score, paper_ssim, score
+from simudy.analysis.verdicts import counts_of, verdicts_on
 from simudy.app.store import checkpoint, history, reconstruction
+from simudy.app.store.beside import load_agreement
 from simudy.app.store.run_directory import RunDirectory, read_result
 from simudy.app.store.secret import Secret
+from simudy.attack.first_layer.off_units import CERTIFIED_BELOW
 from simudy.files import write_json
 from simudy.victim.data import Normalisation
 
@@ -36,7 +40,10 @@ def finish(
     images = tensors["images"]
     found = facts["objective"] is not None  # else they are the dummies as they began
     scored = _score(images, secret, cfg.seed) if secret and found else None
-    result = {"status": facts.pop("status"), **_figures(scored), **facts}
+    judged = _judged(images, facts, folder)
+    result = {"status": facts.pop("status"), **_figures(scored), **judged, **facts}
+    if scored and secret and secret.names:
+        result["images"] = _by_name(scored, secret.names)
     _draw(cfg, images, secret, normalisation, scored, result, folder)
     write_json(folder.result, result)
     _announce(result, folder)
@@ -55,6 +62,27 @@ def _figures(scored: Score | None) -> dict[str, Any]:
     return scored.as_dict() if scored else {**dict.fromkeys(SCORES), "floor": None}
 
 
+def _by_name(scored: Score, names: Sequence[str]) -> dict[str, Any]:
+    """What became of each true image, best first."""
+    found = {
+        name: {"ssim_paper": pair.ssim_paper, "ssim": pair.ssim, "candidate": pair.paper_index}
+        for name, pair in zip(names, scored.pairs, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["ssim_paper"]))
+
+
+def _judged(images: Tensor, facts: dict[str, Any], folder: RunDirectory) -> dict[str, Any]:
+    """A verdict on each image, and how many have which."""
+    certificates = facts.get("certificates")
+    agreed = load_agreement(folder.agreement, images)
+    verdicts = verdicts_on(
+        len(images),
+        certified=[one < CERTIFIED_BELOW for one in certificates] if certificates else None,
+        consistent=agreed["consistent"] if agreed else None,
+    )
+    return {"verdict_counts": counts_of(verdicts), "verdicts": verdicts}
+
+
 def _draw(
     cfg: DictConfig,
     images: Tensor,
@@ -69,10 +97,10 @@ def _draw(
     # under an ASCII locale Python holds an umlaut of the command line as bytes that no font knows
     name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
     title = f"{name}: {result['n']} images"
-    save_gallery(folder.gallery, truth, images, scored, normalisation=normalisation, title=title)
-    save_gallery_page(
-        folder.gallery_page, truth, images, scored, normalisation=normalisation, title=title
-    )
+    drawn = {"normalisation": normalisation, "title": title, "verdicts": result["verdicts"]}
+    names = secret.names if secret else ()
+    save_gallery(folder.gallery, truth, images, scored, **drawn)
+    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn, names=names)
     save_report(
         folder.report,
         title=title,
@@ -130,6 +158,8 @@ def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
             100 * (result.get("recovered") or 0.0),
         )
         log.info(words, *shown)
+    if counts := result.get("verdict_counts"):
+        log.info("verdicts: %s", ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     log.info("gallery: %s", folder.gallery)
     log.info("report:  %s", folder.report)
 

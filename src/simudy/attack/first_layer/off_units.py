@@ -26,6 +26,7 @@ from torch import Tensor
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.relu_layer import ReluLayer
 
+CERTIFIED_BELOW = 0.01  # all that are below are true rows (docs/results/verdicts.md)
 _REWEIGHTED = 30  # times at most
 _SETTLED = 1e-12  # 1 − cosine of a row to the one before
 _POWER_STEPS = 3
@@ -69,7 +70,7 @@ def decode_off_units(
     evidence: Evidence,
     images: Tensor,
     *,
-    threshold: float = 0.01,
+    threshold: float = CERTIFIED_BELOW,
     rounds: int = 60,
     damping: float = 0.3,
     precision: torch.dtype | None = None,

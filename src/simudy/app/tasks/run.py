@@ -64,7 +64,7 @@ def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     labels = resolve_labels(cfg.dummy.labels, secret)
     tracker.start(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     attack(cfg, held, labels=labels, folder=folder, device=device, tracker=tracker)
-    result = finish(cfg, secret, _normalisation(held), folder)
+    result = finish(cfg, secret, held, folder)
     tracker.finish(result)
     if result["status"] == "interrupted":
         raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
 
     cfg = OmegaConf.merge(folder.settings(cfg), {"task": "score"})  # type: ignore[assignment]
     held = prepare.prepare_evidence(cfg, folder, factories.device("cpu"))
-    return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
+    return finish(cfg, prepare.load_secret(cfg, folder), held, folder)
 
 
 def dry_run(cfg: DictConfig) -> None:
@@ -112,12 +112,6 @@ def dry_run(cfg: DictConfig) -> None:
         held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run
     labels = resolve_labels(cfg.dummy.labels, secret)
     take_one_step(cfg, held, labels=labels, device=device)
-
-
-def _normalisation(held: Any) -> Any:
-    from simudy.victim.data import Normalisation
-
-    return Normalisation(held.mean, held.std)
 
 
 def _task(name: str) -> Callable[[DictConfig, RunDirectory], dict[str, Any] | None]:

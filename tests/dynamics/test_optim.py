@@ -348,7 +348,7 @@ def test_bad_input_is_refused_with_a_remedy(act, message):
         (ClippedAdaptively(SGD()), False),
         (Averaged(Lion()), False),
         (Lookahead(SAM(ASGD())), True),
-        (Transformed(ScheduleFreeSGD(), tree.scale), False),
+        (Transformed(ScheduleFreeSGD(), lambda grads, _: grads), False),
     ],
 )
 def test_wrappers_tell_whether_the_gradients_are_spanned(rule, spans):

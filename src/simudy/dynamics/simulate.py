@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from torch import Tensor
 
 from simudy.dynamics.adjoint import Adjoint, Direct
-from simudy.dynamics.gradient import Gradient, Loss, Reverse
+from simudy.dynamics.gradient import Gradient, Reverse
 from simudy.dynamics.loss import ExactLoss, check_same, draws_refused
+from simudy.dynamics.nested import by_names, is_flat
 from simudy.dynamics.optim.going_on import checked_state
 from simudy.dynamics.optim.rule import Rule, advance
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-Observe = Callable[[int, Params, Tensor], Any]
+Observe = Callable[[int, Any, Tensor], Any]
+Tree = TypeVar("Tree")
 
 
 @overload
 def simulate(  # pyright: ignore[reportOverlappingOverload]
-    loss: Loss,
-    params: Params,
+    loss: Callable[[Any, Any], Any],
+    params: Tree,
     batches: Sequence[Any],
     optimizer: Rule | Sequence[Rule],
     *,
@@ -30,13 +32,13 @@ def simulate(  # pyright: ignore[reportOverlappingOverload]
     state: Any = ...,
     return_state: Literal[False] = ...,
     observe: None = ...,
-) -> Params: ...
+) -> Tree: ...
 
 
 @overload
 def simulate(
-    loss: Loss,
-    params: Params,
+    loss: Callable[[Any, Any], Any],
+    params: Any,
     batches: Sequence[Any],
     optimizer: Rule | Sequence[Rule],
     *,
@@ -49,8 +51,8 @@ def simulate(
 
 
 def simulate(
-    loss: Loss,
-    params: Params,
+    loss: Callable[[Any, Any], Any],
+    params: Any,
     batches: Sequence[Any],
     optimizer: Rule | Sequence[Rule],
     *,
@@ -59,7 +61,7 @@ def simulate(
     state: Any = None,
     return_state: bool = False,
     observe: Observe | None = None,
-) -> Params | tuple[Any, ...]:
+) -> Any:
     """Train from ``params`` on ``batches``, one step each, and return the final parameters,
     differentiably.
 
@@ -73,7 +75,9 @@ def simulate(
 
     Args:
         loss: ``(params, batch) -> scalar``, e.g. ``StatelessModel(module).loss``.
-        params: initial parameters θ0, never mutated.
+        params: initial parameters θ0, never mutated: tensors by name, or any nest of dicts, lists
+            and tuples, in which case the loss, ``observe`` and the result have the same form, and a
+            rule sees names such as ``layers.0.weight``.
         batches: one entry per step, e.g. ``(images, labels)``; the loss alone looks inside.
         optimizer: one rule for all steps, or one per step (a schedule); the state is handed from
             one to the next.
@@ -109,6 +113,10 @@ def simulate(
         >>> end["w"].backward(); lr.grad
         tensor(-3.2000)
     """
+    if not is_flat(params):
+        options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
+        more = {**options, "return_state": return_state, "observe": observe}
+        return by_names(simulate, loss, params, batches, optimizer, **more)
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
         return _asked(params, (state, return_state), ([], observe))

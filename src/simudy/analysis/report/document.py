@@ -65,13 +65,13 @@ def save_report(
     """
     content = content_of(title, result, score, told or {})
     shown = displayable(reconstruction, normalisation)
-    verdicts = result.get("verdicts") or []
+    verdicts, names = result.get("verdicts") or (), (told or {}).get("names") or ()
     page = _template().render(
         content=content,
         style=Markup(colours() + GALLERY_RULES + _beside("report.css")),
         faces=[inline_png(shown[image["image"]]) for image in content["at_risk"]],
         bars=_bars(score),
-        gallery=Markup(figures_of(truth, reconstruction, score, normalisation, verdicts)),
+        gallery=Markup(figures_of(truth, reconstruction, score, normalisation, verdicts, names)),
         curves=curves(history, score.highest_floor if score else None),
         film=[
             (iteration, [inline_png(image) for image in displayable(images, normalisation)])
@@ -118,7 +118,7 @@ def content_of(
     }
 
 
-_TOLD_ELSEWHERE = ("verdicts", "certificates")  # by image, with the pictures
+_TOLD_ELSEWHERE = ("verdicts", "certificates", "images")  # by image, with the pictures
 
 
 def _in_words(agreement: Mapping[str, Any] | None) -> str | None:

@@ -41,4 +41,4 @@ def _clear(score: Score) -> float:
 
 
 def _name(names: Sequence[str] | None, true: int | None) -> str | None:
-    return names[true] if names is not None and true is not None and true < len(names) else None
+    return names[true] if names and true is not None and true < len(names) else None

@@ -45,7 +45,7 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
     """
     if cfg.evidence.folder:
         return read(cfg, user_path(cfg.evidence.folder))
-    if not folder.evidence.exists() and cfg.task in ("run", "victim", "size", "membership"):
+    if not folder.evidence.exists() and cfg.task in _FROM_THE_START:
         _write(cfg, folder, device)
     return read(cfg, folder.evidence)
 
@@ -217,6 +217,7 @@ def _cache(cfg: DictConfig) -> Path:
     return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
 
 
+_FROM_THE_START = ("run", "victim", "size", "membership", "exposure")
 _VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")
 
 

@@ -26,6 +26,7 @@ TASKS = {
     "verdict": "simudy.app.audit.verdict:verdict",
     "linearity": "simudy.app.tasks.measure_linearity:linearity",
     "size": "simudy.app.tasks.estimate_size:size",
+    "exposure": "simudy.app.tasks.measure_exposure:measure",
     "membership": "simudy.app.tasks.membership.judge:membership",
 }
 
@@ -47,21 +48,33 @@ def run(cfg: DictConfig, root: Path) -> dict[str, Any] | None:
 
 def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Victim, attack and score; ``task=reconstruct`` takes evidence that is there."""
+    from simudy.app.processes import first_alone, folder_of_own
     from simudy.app.settings import factories
     from simudy.app.tasks import prepare
-    from simudy.app.tasks.finish import announce_finished, finish
+    from simudy.app.tasks.finish import announce_finished
+
+    with first_alone():
+        folder.claim(cfg)
+        if folder.finished():
+            return announce_finished(folder)
+        held = prepare.prepare_evidence(cfg, folder, factories.device(cfg.device))
+        if not folder.secret.exists():
+            prepare.lay_down_truth(cfg, folder, held)
+        secret = prepare.load_secret(cfg, folder)
+    with folder_of_own(folder.root) as root:
+        return _attack_and_score(cfg, held, secret, RunDirectory(root))
+
+
+def _attack_and_score(
+    cfg: DictConfig, held: Any, secret: Any, folder: RunDirectory
+) -> dict[str, Any]:
+    from simudy.app.settings import factories
+    from simudy.app.tasks.finish import finish
     from simudy.app.tasks.labels import resolve_labels
     from simudy.app.tasks.reconstruct import attack, require_scorable
     from simudy.app.tracking import new_tracker
 
-    folder.claim(cfg)
-    if folder.finished():
-        return announce_finished(folder)
     device, tracker = factories.device(cfg.device), new_tracker(cfg, folder.root)
-    held = prepare.prepare_evidence(cfg, folder, device)
-    if not folder.secret.exists():
-        prepare.lay_down_truth(cfg, folder, held)
-    secret = prepare.load_secret(cfg, folder)
     if secret is not None:
         require_scorable(held)
     labels = resolve_labels(cfg.dummy.labels, secret)

@@ -6,7 +6,8 @@ and its held-out candidates (200 others) from 1000 to 1999. What is done is kept
 done again. Shadow models, of LiRA offline (Carlini et al., 2022, with one deviation for all
 images, as there are few), begin at the victim's own θ0 and see public records from 2000 on.
 
-python benchmarks/membership.py --root DATA [--out runs/membership] [--shadows 4] [--only mlp]
+python benchmarks/membership.py --root DATA [--out runs/membership] [--shadows 4] [--repeats 1]
+    [--only mlp]
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def cases() -> list[Case]:
         found += [Case("resnet", n, lr) for n in COUNTS] + [Case("resnet", 20, lr, "bfloat16")]
     found += [Case("resnet-train", n, 0.01) for n in COUNTS]
     found += [Case("resnet-train", 20, 0.01, "bfloat16"), Case("resnet", 20, 1e-3, adam=True)]
-    return [*found, *(Case("vit", n, 0.05, kind) for n in COUNTS for kind in both)]
+    found += [Case("vit", n, 0.05, kind) for n in COUNTS for kind in both]
+    return [*found, Case("mlp", 500, 0.01), Case("resnet", 200, 0.01), Case("vit", 200, 0.05)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,21 +229,22 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/membership"))
     parser.add_argument("--shadows", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=1, help="victims of each kind")
     parser.add_argument("--only", default="", help="victims whose names hold this")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
+    wanted = [(k, case) for k, case in enumerate(cases()) if args.only in case.name]
     found = []
-    for seed, case in enumerate(cases(), FIRST_SEED):
-        if args.only not in case.name:
-            continue
-        kept = args.out / f"{case.name.replace(' ', '_')}.json"
-        if not kept.exists():
-            one = run(case, args, seed)
-            kept.write_text(json.dumps(one))
-            print(case.name, *(f"{m} {one[m]['auc']:.3f}" for m in METHODS), flush=True)
-        found.append(json.loads(kept.read_text()))
+    for seed in range(FIRST_SEED, FIRST_SEED + 1000 * args.repeats, 1000):
+        for k, case in wanted:
+            kept = args.out / f"{case.name.replace(' ', '_')}_{seed + k}.json"
+            if not kept.exists():
+                one = run(case, args, seed + k)
+                kept.write_text(json.dumps(one))
+                print(case.name, *(f"{m} {one[m]['auc']:.3f}" for m in METHODS), flush=True)
+            found.append(json.loads(kept.read_text()))
     print(table(found), summary(found), sep="\n\n")
 
 

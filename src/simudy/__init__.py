@@ -18,9 +18,9 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.attack.evidence import Evidence as Evidence
     from simudy.attack.evidence import evidence_from_weights as evidence_from_weights
     from simudy.attack.methods.simudy import Simudy as Simudy
+    from simudy.attack.outcome import Reconstruction as Reconstruction
     from simudy.attack.prior import total_variation as total_variation
     from simudy.attack.search import Outer as Outer
-    from simudy.attack.search import Reconstruction as Reconstruction
     from simudy.attack.search import reconstruct as reconstruct
     from simudy.dynamics.adjoint import Direct as Direct
     from simudy.dynamics.adjoint import Recompute as Recompute
@@ -58,7 +58,7 @@ _HOME = {
     "Simudy": "simudy.attack.methods.simudy",
     "total_variation": "simudy.attack.prior",
     "Outer": "simudy.attack.search",
-    "Reconstruction": "simudy.attack.search",
+    "Reconstruction": "simudy.attack.outcome",
     "reconstruct": "simudy.attack.search",
     "Direct": "simudy.dynamics.adjoint",
     "Recompute": "simudy.dynamics.adjoint",

@@ -167,6 +167,17 @@ class EvidenceConfig:
 
 
 @dataclass
+class ExposureConfig:
+    """``task=exposure`` (see ``simudy.analysis.exposure``)."""
+
+    prior: float = number(0.25, POSITIVE)  # standard deviation of a pixel before looking
+    starts: int = number(2, COUNT)  # random starts an image
+    steps: int = number(16, COUNT)  # products from each
+    smooth: float = number(0.03, NOT_NEGATIVE)  # σ of the ReLUs; 0: as they are
+    noise: float = number(0.0, NOT_NEGATIVE)  # standard deviation added to the published weights
+
+
+@dataclass
 class MembershipConfig:
     """Who is asked about by ``task=membership``, and against whom."""
 
@@ -205,6 +216,7 @@ class Config:
     backend: str = limited("native", Literal["native", "torchopt", "higher"])
     precision: str = limited("ieee", Literal["ieee", "tf32"])
     dry_run: bool = False
+    parallel: str | None = limited(None, Literal["images"] | None)
     distance: Any = field(default="cosine", metadata={"hint": str | dict[str, Any]})
     data: Any = field(default=None, metadata=NODE)
     model: Any = field(default=None, metadata=NODE)
@@ -219,6 +231,7 @@ class Config:
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    exposure: ExposureConfig = field(default_factory=ExposureConfig)
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     tracker: Any = field(default=None, metadata=NODE)

@@ -21,6 +21,7 @@ from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.typed import typed
 from simudy.app.store.inside import load_inside
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
@@ -45,7 +46,7 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
     """
     if cfg.evidence.folder:
         return read(cfg, user_path(cfg.evidence.folder))
-    if not folder.evidence.exists() and cfg.task in ("run", "victim", "size", "membership"):
+    if not folder.evidence.exists() and cfg.task in _FROM_THE_START:
         _write(cfg, folder, device)
     return read(cfg, folder.evidence)
 
@@ -137,7 +138,7 @@ def load_files(cfg: DictConfig) -> Evidence:
     module = build(cfg.model, "model", shape=shape, classes=classes)
     facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
     run = recipe(cfg)
-    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
+    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n, "typed": typed(cfg)}
     files = load_inside(module, said, run)
     return evidence_from_weights(module, recipe=run, loss=loss(cfg), **files, **told, **facts)
 
@@ -217,6 +218,7 @@ def _cache(cfg: DictConfig) -> Path:
     return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
 
 
+_FROM_THE_START = ("run", "victim", "size", "membership", "exposure")
 _VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")
 
 

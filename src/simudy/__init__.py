@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.optim.adam import AdamW as AdamW
     from simudy.dynamics.optim.clipped import Clipped as Clipped
     from simudy.dynamics.optim.interop.from_torch import from_torch as from_torch
+    from simudy.dynamics.optim.interop.lr_scheduler import from_scheduler as from_scheduler
     from simudy.dynamics.optim.interop.torchopt import TorchOpt as TorchOpt
     from simudy.dynamics.optim.lion import Lion as Lion
     from simudy.dynamics.optim.rmsprop import RMSprop as RMSprop
@@ -77,6 +78,7 @@ _HOME = {
     "AdamW": "simudy.dynamics.optim.adam",
     "Clipped": "simudy.dynamics.optim.clipped",
     "from_torch": "simudy.dynamics.optim.interop.from_torch",
+    "from_scheduler": "simudy.dynamics.optim.interop.lr_scheduler",
     "TorchOpt": "simudy.dynamics.optim.interop.torchopt",
     "Lion": "simudy.dynamics.optim.lion",
     "RMSprop": "simudy.dynamics.optim.rmsprop",

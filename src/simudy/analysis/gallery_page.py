@@ -11,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from simudy.analysis.gallery import FLOORS, displayable
-from simudy.analysis.page import inline_png, page
+from simudy.analysis.page import page
 from simudy.analysis.pairing import UNMATCHED
 from simudy.analysis.score import RECOVERED, Normalisation, Score
 from simudy.files import write_atomically
+from simudy.pictures import inline_png
 
 
 def save_gallery_page(
@@ -26,6 +27,7 @@ def save_gallery_page(
     normalisation: Normalisation | None,
     title: str,
     verdicts: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> None:
     """Write a self-contained HTML page, atomically.
 
@@ -33,23 +35,36 @@ def save_gallery_page(
         path: the file; its folder exists.
         truth, reconstruction, score, normalisation, title: as ``save_gallery`` takes them.
         verdicts: a word for each reconstruction, told below it; or none.
+        names: of the true images, told below them. Default: their numbers, untold.
     """
+    words = _words(score) if score else [_NO_SECRET]
+    figures = figures_of(truth, reconstruction, score, normalisation, verdicts, names)
+    head = "".join(f"<p>{html.escape(line)}</p>\n" for line in words)
+    body = f'{head}<div class="gallery">\n{figures}</div>'
+    write_atomically(Path(path), page(title, body, RULES + GALLERY_RULES).encode())
+
+
+_NO_SECRET = "There is no secret here to compare them with, so there is no score: judge by eye."
+
+
+def figures_of(
+    truth: Tensor | None,
+    reconstruction: Tensor,
+    score: Score | None,
+    normalisation: Normalisation | None,
+    verdicts: Sequence[str],
+    names: Sequence[str] = (),
+) -> str:
+    """HTML figures, for a ``<div class="gallery">`` under ``GALLERY_RULES``."""
     shown = [inline_png(image) for image in displayable(reconstruction, normalisation)]
     if truth is None or score is None:
-        words = [
-            "There is no secret here to compare them with, so there is no score: judge by eye."
-        ]
-        figures = [
-            _figure([("reconstructed image", src)], f"{i}", verdicts[i] if verdicts else "")
-            for i, src in enumerate(shown)
-        ]
-    else:
-        words = _words(score)
-        real = [inline_png(image) for image in displayable(truth, normalisation)]
-        figures = list(_pairs(real, shown, score, verdicts))
-    head = "".join(f"<p>{html.escape(line)}</p>\n" for line in words)
-    body = f'{head}<div class="gallery">\n{"".join(figures)}</div>'
-    write_atomically(Path(path), page(title, body, RULES).encode())
+        told = verdicts or [""] * len(shown)
+        return "".join(
+            _figure([("reconstructed image", src)], f"{i}", verdict)
+            for i, (src, verdict) in enumerate(zip(shown, told, strict=True))
+        )
+    real = [inline_png(image) for image in displayable(truth, normalisation)]
+    return "".join(_pairs(real, shown, score, verdicts, names))
 
 
 def _words(score: Score) -> list[str]:
@@ -67,18 +82,24 @@ def _words(score: Score) -> list[str]:
 
 
 def _pairs(
-    real: Sequence[str], shown: Sequence[str], score: Score, verdicts: Sequence[str]
+    real: Sequence[str],
+    shown: Sequence[str],
+    score: Score,
+    verdicts: Sequence[str],
+    names: Sequence[str],
 ) -> Iterator[str]:
     for i in sorted(range(len(real)), key=lambda i: -score.pairs[i].ssim_paper):
         pair = score.pairs[i]
-        images = [(f"true image {i}", real[i])]
+        name = html.escape(names[i]) if names else ""
+        images = [(f"true image {name or i}", real[i])]
         if pair.paper_index != UNMATCHED:
             images.append(
                 (f"its reconstruction, SSIM {pair.ssim_paper:.3f}", shown[pair.paper_index])
             )
         verdict = verdicts[pair.paper_index] if verdicts and len(images) == 2 else ""
         bar = _bar(pair.ssim_paper, score.highest_floor)
-        yield _figure(images, f"{pair.ssim_paper:.3f}", verdict, bar)
+        caption = f"{pair.ssim_paper:.3f}" + (f"<br>{name}" if name else "")
+        yield _figure(images, caption, verdict, bar)
 
 
 def _figure(images: Sequence[tuple[str, str]], caption: str, verdict: str, bar: str = "") -> str:
@@ -103,12 +124,15 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1200px; margin: 0 auto; padding: 24px 16px 48px }
 h1 { font-size: 22px; line-height: 1.25; margin: 0 0 8px; overflow-wrap: anywhere }
 p { color: var(--soft); margin: 0 0 4px }
+"""
+GALLERY_RULES = """\
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 14px;
   margin-top: 18px }
-figure { margin: 0; padding: 6px; background: var(--card); border: 1px solid var(--line);
+.gallery figure { margin: 0; padding: 6px; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px }
-img { display: block; width: 100%; image-rendering: pixelated; margin-bottom: 3px }
-figcaption { text-align: center; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+.gallery img { display: block; width: 100%; image-rendering: pixelated; margin-bottom: 3px }
+.gallery figcaption { text-align: center; font-variant-numeric: tabular-nums;
+  overflow-wrap: anywhere }
 .bar { position: relative; height: 5px; background: var(--line); margin: 6px 0 2px }
 .bar i { display: block; height: 100%; background: var(--soft) }
 .bar.above i { background: var(--accent) }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from torch import Tensor
 
 from simudy.analysis.gallery import save_gallery
 from simudy.analysis.gallery_page import save_gallery_page
-from simudy.analysis.report import save_report
+from simudy.analysis.report.document import save_report
 from simudy.analysis.score import Score, paper_ssim, score
 from simudy.analysis.verdicts import counts_of, verdicts_on
+from simudy.app.audit.told import told_of
 from simudy.app.store import checkpoint, history, reconstruction
 from simudy.app.store.beside import load_agreement
 from simudy.app.store.run_directory import RunDirectory, read_result
 from simudy.app.store.secret import Secret
+from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.off_units import CERTIFIED_BELOW
 from simudy.files import write_json
 from simudy.victim.data import Normalisation
@@ -32,7 +35,7 @@ SHOWN = 6  # images in the filmstrip
 
 
 def finish(
-    cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: RunDirectory
+    cfg: DictConfig, secret: Secret | None, held: Evidence, folder: RunDirectory
 ) -> dict[str, Any]:
     """Score, draw and write ``result.json`` last: where it is, everything is."""
     tensors, facts = reconstruction.read(folder.reconstruction)
@@ -41,7 +44,11 @@ def finish(
     scored = _score(images, secret, cfg.seed) if secret and found else None
     judged = _judged(images, facts, folder)
     result = {"status": facts.pop("status"), **_figures(scored), **judged, **facts}
-    _draw(cfg, images, secret, normalisation, scored, result, folder)
+    if scored and secret and secret.names:
+        result["images"] = _by_name(scored, secret.names)
+    told = told_of(cfg, held, result, folder, images)
+    told["names"] = secret.names if secret else ()
+    _draw(cfg, images, secret, Normalisation(held.mean, held.std), scored, result, told, folder)
     write_json(folder.result, result)
     _announce(result, folder)
     return result
@@ -57,6 +64,15 @@ def _score(images: Tensor, secret: Secret, seed: int) -> Score:
 
 def _figures(scored: Score | None) -> dict[str, Any]:
     return scored.as_dict() if scored else {**dict.fromkeys(SCORES), "floor": None}
+
+
+def _by_name(scored: Score, names: Sequence[str]) -> dict[str, Any]:
+    """What became of each true image, best first."""
+    found = {
+        name: {"ssim_paper": pair.ssim_paper, "ssim": pair.ssim, "candidate": pair.paper_index}
+        for name, pair in zip(names, scored.pairs, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["ssim_paper"]))
 
 
 def _judged(images: Tensor, facts: dict[str, Any], folder: RunDirectory) -> dict[str, Any]:
@@ -78,6 +94,7 @@ def _draw(
     normalisation: Normalisation,
     scored: Score | None,
     result: dict[str, Any],
+    told: dict[str, Any],
     folder: RunDirectory,
 ) -> None:
     truth = secret.normalised()[0] if secret else None
@@ -87,17 +104,19 @@ def _draw(
     title = f"{name}: {result['n']} images"
     drawn = {"normalisation": normalisation, "title": title, "verdicts": result["verdicts"]}
     save_gallery(folder.gallery, truth, images, scored, **drawn)
-    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn)
+    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn, names=told["names"])
     save_report(
         folder.report,
         title=title,
         settings=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         result=result,
         history=_curve(folder, truth, snapshots),
-        gallery_png=folder.gallery,
+        truth=truth,
+        reconstruction=images,
         filmstrip=[(i, shot[_best(scored, len(shot))]) for i, shot in sorted(snapshots.items())],
         normalisation=normalisation,
         score=scored,
+        told=told,
     )
 
 

@@ -80,7 +80,7 @@ def _attack_and_score(
     labels = resolve_labels(cfg.dummy.labels, secret)
     tracker.start(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     attack(cfg, held, labels=labels, folder=folder, device=device, tracker=tracker)
-    result = finish(cfg, secret, _normalisation(held), folder)
+    result = finish(cfg, secret, held, folder)
     tracker.finish(result)
     if result["status"] == "interrupted":
         raise KeyboardInterrupt
@@ -109,7 +109,7 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     if said["truth"] is not None:  # images that came to light after the attack
         with_truth: Any = OmegaConf.merge(cfg, {"evidence": said})
         prepare.lay_down_truth(with_truth, folder, held)
-    return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
+    return finish(cfg, prepare.load_secret(cfg, folder), held, folder)
 
 
 def dry_run(cfg: DictConfig) -> None:
@@ -133,12 +133,6 @@ def dry_run(cfg: DictConfig) -> None:
         held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run
     labels = resolve_labels(cfg.dummy.labels, secret)
     take_one_step(cfg, held, labels=labels, device=device)
-
-
-def _normalisation(held: Any) -> Any:
-    from simudy.victim.data import Normalisation
-
-    return Normalisation(held.mean, held.std)
 
 
 def _task(name: str) -> Callable[[DictConfig, RunDirectory], dict[str, Any] | None]:

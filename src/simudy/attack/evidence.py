@@ -253,7 +253,8 @@ def evidence_from_weights(
                 *found.sentences(),
                 *filled,
                 *roundings(module, inside, found.rounded),
-            ]
+            ],
+            **({"filled": True} if filled else {}),
         },
         **facts,
     )

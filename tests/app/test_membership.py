@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import result
+from safetensors.torch import load_file
 
 ASK = ("task=membership", "data.heldout=60", "hydra.run.dir=a")
 
@@ -85,7 +87,7 @@ def test_pictures_of_a_folder_and_a_node(cli, tmp_path):
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        (("membership.candidates=nowhere",), "set membership.candidates to one of images"),
+        (("membership.candidates=nowhere",), "set membership.candidates to a folder or .npz"),
         (("membership.candidates=7",), "give a word or a mapping or null"),
         (("data.heldout=4",), "give 6 or more"),
         (("membership.candidates={n: 4}",), "set membership.candidates._target_"),
@@ -112,3 +114,40 @@ def test_no_power_is_said(cli, tmp_path):
     assert outcome.code == 0, outcome.err
     said = found(tmp_path / "a")
     assert said["power"] in ("partial", "weak") and said["layer"]["rank"] <= 2
+
+
+def test_the_loss_stands_beside_where_labels_are_known(cli, tmp_path):
+    assert cli(*ASK).code == 0
+    said = found(tmp_path / "a")
+    assert 0 <= said["loss"]["auc"] <= 1 and said["loss"]["members"] == 4
+    assert all(1 / 21 <= row["p_by_loss"] <= 1 for row in said["candidates"])
+
+
+def test_an_archive_may_tell_who_the_members_are(cli, tmp_path):
+    assert cli("task=victim", "data.heldout=60", "hydra.run.dir=a").code == 0
+    kept = load_file(tmp_path / "a/secret/images.safetensors")
+    pixels = torch.cat([kept["victim_images"], kept["heldout_images"][:30]]).numpy()
+    members = np.arange(len(pixels)) < 4
+    np.savez(tmp_path / "asked.npz", images=pixels, members=members)
+    np.savez(tmp_path / "known.npz", images=kept["heldout_images"][30:].numpy())
+    images = ("membership.candidates=asked.npz", "membership.reference=known.npz")
+    outcome = cli("task=membership", "evidence.folder=a/evidence", "hydra.run.dir=b", *images)
+    assert outcome.code == 0, outcome.err
+    said = found(tmp_path / "b")
+    assert (said["auc"], said["loss"]) == (1.0, None)
+    assert said["compared"] == "members with held-out candidates"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "remedy"),
+    [
+        ({"labels": np.arange(5)}, "no plain array images"),
+        ({"images": np.zeros((5, 8, 8)), "labels": np.arange(4)}, "give one integer per image"),
+        ({"images": np.zeros((5, 8, 8)), "members": np.arange(5)}, "give one boolean per image"),
+        ({"images": np.zeros((5, 8, 8)), "labels": np.arange(5)}, "network's 2 classes"),
+        ({"images": np.zeros((5, 9, 9))}, "the network takes (1, 8, 8)"),
+    ],
+)
+def test_bad_archives_are_one_line(cli, tmp_path, arrays, remedy):
+    np.savez(tmp_path / "asked.npz", **arrays)
+    assert remedy in cli(*ASK, "membership.candidates=asked.npz").error

@@ -86,6 +86,24 @@ def test_first_of_each_class_dealt_in_turn_and_remainder_to_the_first_classes():
     assert codes(parts.pretrain) == [9, 7, 5]
 
 
+def test_classes_that_run_short_are_taken_whole_and_said(caplog):
+    caplog.set_level("INFO")
+    source = pool([0, 1, 1, 1, 0, 1, 1, 1], 2)
+    parts = split(source, source.order(None), n=6, heldout=2)
+    assert codes(parts.victim) == [0, 1, 4, 2, 3, 5] and codes(parts.heldout) == [6, 7]
+    assert "data.n: the classes are uneven, 2 to 4 images of each" in caplog.messages
+    with pytest.raises(SimudyError, match=r"there are 2 images left: lower data\.heldout"):
+        split(source, source.order(None), n=6, heldout=3)
+
+
+def test_labels_that_no_image_has_are_passed_over(caplog):
+    caplog.set_level("INFO")
+    source = pool([7, 0, 3, 3, 0, 7, 0, 3, 7], 9)
+    parts = split(source, source.order(None), n=6, heldout=3)
+    assert codes(parts.victim) == [1, 2, 0, 4, 3, 5] and codes(parts.heldout) == [6, 7, 8]
+    assert parts.victim.labels.tolist() == [0, 3, 7] * 2 and not caplog.messages
+
+
 def test_shuffle_depends_on_the_seed_alone_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     first, again, other = (Faces(shuffle=True).load(seed=s) for s in (1, 1, 2))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
+import torch
 from torch import Tensor
 
 from simudy.dynamics.adjoint import Adjoint, Direct
@@ -113,10 +116,13 @@ def simulate(
         >>> end["w"].backward(); lr.grad
         tensor(-3.2000)
     """
-    if not is_flat(params):
+    compiling = torch.compiler.is_compiling()
+    if compiling or not is_flat(params):
+        # torch.compile cannot follow a derivative of a derivative: this part runs as it is.
+        run = torch.compiler.disable(simulate) if compiling else partial(by_names, simulate)
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
         more = {**options, "return_state": return_state, "observe": observe}
-        return by_names(simulate, loss, params, batches, optimizer, **more)
+        return run(loss, params, batches, optimizer, **more)
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
         return _asked(params, (state, return_state), ([], observe))
@@ -126,16 +132,30 @@ def simulate(
     held, grads = gradient.bind(exact, params, batches, rules)
     begun = rules[0].init(held) if state is None else checked_state(rules[0], state, held)
 
-    def step(carry: tuple[Params, Any], x: tuple[int, Any, Rule]) -> tuple[Any, Any]:
-        (params, state), (t, batch, rule) = carry, x
-        moved = advance(rule, lambda at: grads(at, batch), state, params)
-        return moved, observe and observe(t, moved[0], exact(params, batch))
-
     with draws_refused(exact, params, batches):
         xs = list(zip(range(len(rules)), batches, rules, strict=True))
+        step = TrainingStep(exact, grads, observe)
         (end, state), seen = adjoint.fold(step, (held, begun), xs)
     published = end if return_state else rules[-1].final(end, state)
+    if adjoint.end_alone and any(p is not end[name] for name, p in published.items()):
+        raise SimudyError(f"{adjoint} differentiates the last iterate, no average: use Recompute()")
     return _asked(published, (state, return_state), (seen, observe))
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """(θ_t, state_t) ↦ (θ_{t+1}, state_{t+1}), and what is observed of it."""
+
+    loss: Callable[[Params, Any], Any]
+    grads: Callable[[Params, Any], Params]
+    observe: Observe | None
+
+    def __call__(
+        self, carry: tuple[Params, Any], x: tuple[int, Any, Rule]
+    ) -> tuple[tuple[Params, Any], Any]:
+        (params, state), (t, batch, rule) = carry, x
+        moved = advance(rule, lambda at: self.grads(at, batch), state, params)
+        return moved, self.observe and self.observe(t, moved[0], self.loss(params, batch))
 
 
 def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:

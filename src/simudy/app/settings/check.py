@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import logging
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from hydra.utils import get_object
 from simudy.errors import SimudyError
 from simudy.plain import misfit
 
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # `locate` says the same in a line
 RESERVED = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
 from simudy.victim.data.select import Pool, numbered_classes, split
 
+Arrays = dict[str, np.ndarray]
 BOMB = 2**28  # bytes of an array, from which on its packing is looked at
 
 
@@ -73,28 +75,38 @@ def _native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def read_archive(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> Arrays:
+    """The arrays called ``names``, and of the ``optional`` ones those that there are.
+
+    Raises:
+        SimudyError: the file is missing or damaged, or lacks one.
+    """
+    try:
+        _refuse_bombs(path)
+        with np.load(path, allow_pickle=False) as archive:
+            there = [*names, *(name for name in optional if name in archive)]
+            return {name: _native(archive[name]) for name in there}
+    except SimudyError:
+        raise
+    except Exception as error:  # zip, zlib and numpy raise what they like on bytes from anywhere
+        wanted = f"arrays {' and '.join(names)}" if len(names) > 1 else f"array {names[0]}"
+        raise SimudyError(f"'{path}' holds no plain {wanted}: write it with numpy.savez") from error
+
+
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The two arrays, as long as each other."""
     if not path.is_file():
         raise SimudyError(
             f"no file '{path}': set data.path to an .npz archive with arrays images and labels"
         )
-    try:
-        _refuse_bombs(path)
-        with np.load(path, allow_pickle=False) as archive:
-            images, labels = _native(archive["images"]), _native(archive["labels"])
-    except SimudyError:
-        raise
-    except Exception as error:  # zip, zlib and numpy raise what they like on bytes from anywhere
-        raise SimudyError(
-            f"'{path}' holds no plain arrays images and labels: write it with numpy.savez"
-        ) from error
-    if (
-        labels.ndim != 1
-        or images.shape[:1] != labels.shape
-        or not np.issubdtype(labels.dtype, np.integer)
-    ):
+    images, labels = read_archive(path, ("images", "labels")).values()
+    require_labels(labels, images.shape[:1], path)
+    return images, labels
+
+
+def require_labels(labels: np.ndarray, shape: tuple[int, ...], path: Path) -> None:
+    """Raise a SimudyError unless there is one whole number per image."""
+    if labels.ndim != 1 or labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
         raise SimudyError(
             f"labels in '{path}' are {labels.dtype} {labels.shape}: give one integer per image"
         )
-    return images, labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from simudy.errors import SimudyError
 from simudy.victim.data.images import ImageSet, Normalisation, Splits
+
+log = logging.getLogger(__name__)
 
 MOST_CLASSES = 10**6
 
@@ -54,8 +57,7 @@ def split(
     `heldout` (n unless told otherwise) are the controls, the next `pretrain` the pretraining set,
     each balanced in the same way.
 
-    Normalisation is measured on the held-out images. Raises SimudyError where a class runs out of
-    images.
+    Normalisation is measured on the held-out images. Raises SimudyError where images run out.
     """
     victim = balanced(pool, at_least_one(n), among=order, option="n")
     among = without(order, victim)
@@ -71,30 +73,36 @@ def balanced(pool: Pool, n: int, *, among: Tensor, option: str) -> Tensor:
     """(n,) indices: the first of each class in `among`, dealt class by class: 0, 1, …, 0, 1, ….
 
     Any remainder of n by the number of classes so falls to the first classes, and every run of
-    images (a batch) mixes the classes. Raises SimudyError, naming data.`option`, where a class of
-    `among` runs short.
+    images (a batch) mixes the classes. A class without images is passed over, and of one that runs
+    short all are taken, which is said. Raises SimudyError, naming data.`option`, where `among` is
+    too few.
     """
+    if n < 0:
+        raise SimudyError(f"data.{option} is {n}: set it to zero or more")
+    if n > len(among):
+        raise SimudyError(
+            f"data.{option}={n}, and there are {len(among)} images left: lower data.{option}, or "
+            "give more images"
+        )
     labels, count = pool.labels[among], len(pool.classes)
     held = torch.bincount(labels, minlength=count)  # (classes,)
-    check_quota(pool.classes, held, n, option)
     grouped = labels.argsort(stable=True)  # class by class, each in the order of `among`
     starts = held.cumsum(0) - held
     rank = torch.empty_like(labels)  # an image's place within its class
     rank[grouped] = torch.arange(len(labels)) - starts[labels[grouped]]
-    return among[(rank * count + labels).argsort()[:n]]
+    chosen = among[(rank * count + labels).argsort()[:n]]
+    _tell_uneven(pool, chosen, option)
+    return chosen
 
 
-def check_quota(classes: tuple[str, ...], held: Tensor, n: int, option: str) -> None:
-    """Does each class hold its share of n images?  held: (classes,) counts."""
-    if n < 0:
-        raise SimudyError(f"data.{option} is {n}: set it to zero or more")
-    share = n // len(classes) + (torch.arange(len(classes)) < n % len(classes)).long()
-    for name, has, wants in zip(classes, held.tolist(), share.tolist(), strict=True):
-        if has < wants:
-            raise SimudyError(
-                f"class '{name}' has {has} images left and data.{option}={n} takes {wants}: "
-                f"lower data.{option}, or give more images of that class"
-            )
+def _tell_uneven(pool: Pool, chosen: Tensor, option: str) -> None:
+    """Where some classes ran short: how many of each were taken."""
+    of_each = torch.bincount(pool.labels[chosen], minlength=len(pool.classes))
+    there = torch.bincount(pool.labels, minlength=len(pool.classes)) > 0
+    counts = of_each[there]
+    if len(counts) and int(counts.max() - counts.min()) > 1:
+        few, most = int(counts.min()), int(counts.max())
+        log.info("data.%s: the classes are uneven, %d to %d images of each", option, few, most)
 
 
 def numbered_classes(labels: Tensor) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -13,9 +14,9 @@ from simudy.app.settings.instantiate import build
 from simudy.attack.evidence import Evidence
 from simudy.errors import SimudyError
 from simudy.files import user_path
-from simudy.victim.data import Folder, ImageSet, Normalisation, channels_first
-from simudy.victim.data.folder import pictures, stack
-from simudy.victim.data.npz import read_arrays
+from simudy.victim.data import ImageSet, Normalisation, channels_first
+from simudy.victim.data.named import read_named
+from simudy.victim.data.npz import read_archive
 from simudy.victim.data.pixels import as_pixels
 
 
@@ -92,15 +93,25 @@ def load_named(cfg: DictConfig, key: str, held: Evidence) -> Named | None:
 
 def _from_path(path: Path, where: str, size: int | None, held: Evidence) -> Named:
     if path.is_dir():
-        reader = Folder(str(path), size=size, grey=held.shape[0] == 1)
-        files = pictures(path, root=path)
-        names = [str(file.relative_to(path)) for file in files]
-        return Named(stack([reader.picture(file) for file in files]), names)
-    if path.suffix != ".npz":
-        raise SimudyError(f"no folder or .npz file '{path}': set {where} to one of images")
-    images, labels = read_arrays(path)
-    pixels = channels_first(as_pixels(images))
-    return _numbered(ImageSet(pixels, torch.as_tensor(labels).long(), ()))
+        found = read_named(path, where, channels=held.shape[0], size=size)
+        return Named(found.images, list(found.names))  # sub-folders need not be classes
+    if not path.is_file():
+        raise SimudyError(f"no file '{path}': set {where} to a folder or .npz file of images")
+    arrays = read_archive(path, ("images",), optional=("labels", "members"))
+    pixels = channels_first(as_pixels(arrays.pop("images")))
+    known = {name: _of_each(array, name, len(pixels), path) for name, array in arrays.items()}
+    return Named(pixels, [str(i) for i in range(len(pixels))], **known)
+
+
+def _of_each(array: np.ndarray, name: str, count: int, path: Path) -> Tensor:
+    """Whole numbers, or for members booleans, one for each image."""
+    kinds = {"labels": "iu", "members": "b"}
+    if array.shape != (count,) or array.dtype.kind not in kinds[name]:
+        kind = {"labels": "integer", "members": "boolean"}[name]
+        raise SimudyError(
+            f"{name} in '{path}' are {array.dtype} {array.shape}: give one {kind} per image"
+        )
+    return torch.as_tensor(array).to(torch.int64 if name == "labels" else torch.bool)
 
 
 def _numbered(images: ImageSet) -> Named:
@@ -115,9 +126,14 @@ def _fitting(found: Named, where: str, held: Evidence) -> Named:
             f"images of {where} are {tuple(found.images.shape[1:])} and the network takes "
             f"{tuple(held.shape)}: set membership.size, or convert them"
         )
-    labels = found.labels
-    outside = labels is not None and bool(((labels < 0) | (labels >= held.classes)).any())
-    return replace(found, labels=None) if outside else found
+    if found.labels is not None and not bool(
+        ((found.labels >= 0) & (found.labels < held.classes)).all()
+    ):
+        raise SimudyError(
+            f"labels of {where} are not all among the network's {held.classes} classes: number "
+            "them as in training, or leave them out"
+        )
+    return found
 
 
 def require_apart(candidates: Named, reference: Named) -> None:

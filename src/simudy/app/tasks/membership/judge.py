@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from simudy.analysis.calibration import p_values, separation, uniformity
-from simudy.analysis.membership_plot import save_membership_plot
 from simudy.app.settings import factories
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
@@ -25,15 +22,16 @@ from simudy.app.tasks.membership.candidates import (
     require_apart,
     together,
 )
+from simudy.app.tasks.membership.laid_out import Scores, announce, lay_out
 from simudy.attack.evidence import Evidence
+from simudy.attack.membership.memorised import loss_scores
 from simudy.attack.membership.outside import RowSpaceTest
 from simudy.attack.membership.row_space import NoPower
 from simudy.errors import SimudyError
-from simudy.files import write_atomically, write_json
+from simudy.files import write_json
 
 log = logging.getLogger(__name__)
 
-SHOWN = 12  # candidates in the printed table
 FITTED = 3  # one in so many reference images fits the test and is no yardstick
 
 
@@ -52,7 +50,9 @@ def membership(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     device = factories.device(cfg.device)
     held = prepare.prepare_evidence(cfg, folder, device).to(device)
     candidates, reference = _images(cfg, held, prepare.load_secret(cfg, folder))
-    found = judge(held, candidates, reference, seed=cfg.seed, folder=folder.root)
+    found, scores = judge(held, candidates, reference, seed=cfg.seed)
+    lay_out(found, scores, folder.root)
+    announce(found)
     if alone:
         write_json(folder.result, {k: v for k, v in found.items() if k != "candidates"})
     return found
@@ -69,9 +69,10 @@ def _images(cfg: DictConfig, held: Evidence, secret: Secret | None) -> tuple[Nam
             f"membership.{lacking} is not set: give {what}, as a folder or an .npz file"
         )
     if secret is not None:
-        aside, others = _halves(own(secret.heldout, member=False), cfg.seed)
-        both = aside if candidates is None else own(secret.heldout, member=False)
-        reference = both if reference is None else reference
+        heldout = own(secret.heldout, member=False)
+        aside, others = _halves(heldout, cfg.seed)
+        if reference is None:
+            reference = aside if candidates is None else heldout
         candidates = candidates or together(own(secret.victim, member=True), others)
     assert candidates is not None and reference is not None
     require_apart(candidates, reference)
@@ -89,56 +90,61 @@ def _shuffled(count: int, seed: int) -> Tensor:
 
 
 def judge(
-    held: Evidence, candidates: Named, reference: Named, *, seed: int, folder: Path
-) -> dict[str, Any]:
-    """Score, compare and lay out.
+    held: Evidence, candidates: Named, reference: Named, *, seed: int
+) -> tuple[dict[str, Any], dict[str, Scores]]:
+    """What ``membership.json`` holds, and the scores by their names: ``row space``, and ``loss``
+    where labels are known.
 
     Args:
         seed: decides which third of the reference fits the test; the rest is what candidates are
             compared with.
-        folder: where the files go.
+
+    Raises:
+        SimudyError: the reference is too small, or no layer of the model was trained.
     """
-    fitted, rest = _shuffled(len(reference), seed).tensor_split([-(-len(reference) // FITTED)])
-    if len(fitted) < 2 or len(rest) < 2:
-        raise SimudyError(
-            f"{len(reference)} reference images are too few: give 6 or more "
-            "(membership.reference, or data.heldout=400 for a victim of simudy's)"
-        )
-    yardstick = reference.take(rest)
-    counts = {"reference": len(rest), "fitted_on": len(fitted), "least_p": 1 / (1 + len(rest))}
-    base = {"status": "finished", "method": "row_space", "n": held.n, **counts}
+    fitted, yardstick = _parted(reference, seed)
+    counts = {"reference": len(yardstick), "fitted_on": len(fitted)}
+    found = {"status": "finished", "method": "row_space", "n": held.n, **counts}
+    found["least_p"] = 1 / (1 + len(yardstick))
     try:
-        test = RowSpaceTest.of(held, reference.take(fitted).normalised(held))
+        test = RowSpaceTest.of(held, fitted.normalised(held))
     except NoPower as error:
-        log.info("no power: %s", error)
-        found = {**base, "power": "none", "why": str(error), "candidates": []}
-        write_json(folder / "membership.json", found)
-        return found
-    scores, against = (test.scores(part.normalised(held)) for part in (candidates, yardstick))
-    found = {**base, **_power(test, held), **_rows(candidates, scores, against)}
-    write_json(folder / "membership.json", found)
-    _write_csv(folder / "membership.csv", found["candidates"])
-    members, others = _split(candidates, scores, against)
-    save_membership_plot(
-        folder / "membership.png",
-        {"candidates": scores, "reference": against}
-        if candidates.members is None
-        else {"members": members, "held-out": others, "reference": against},
-        {"row space": (members, others)},
-    )
-    _announce(found)
+        return {**found, "power": "none", "why": str(error), "candidates": []}, {}
+    scores = _scores(test, held, candidates, yardstick)
+    return {**found, **_asked(test, held), **_figures(candidates, scores)}, scores
+
+
+def _parted(reference: Named, seed: int) -> tuple[Named, Named]:
+    """What fits the test, and what candidates are compared with."""
+    if len(reference) < 2 * FITTED:
+        raise SimudyError(
+            f"{len(reference)} reference images are too few: give {2 * FITTED} or more "
+            "(membership.reference; for a victim trained here data.heldout=400)"
+        )
+    fitted, rest = _shuffled(len(reference), seed).tensor_split([-(-len(reference) // FITTED)])
+    return reference.take(fitted), reference.take(rest)
+
+
+def _scores(
+    test: RowSpaceTest, held: Evidence, candidates: Named, yardstick: Named
+) -> dict[str, Scores]:
+    asked, known = candidates.normalised(held), yardstick.normalised(held)
+    members = candidates.members
+    found = {"row space": Scores(test.scores(asked).cpu(), test.scores(known).cpu(), members)}
+    if candidates.labels is not None and yardstick.labels is not None:
+        by_loss = partial(loss_scores, test, held)
+        losses = by_loss(asked, candidates.labels), by_loss(known, yardstick.labels)
+        found["loss"] = Scores(losses[0].cpu(), losses[1].cpu(), members)
     return found
 
 
-def _power(test: RowSpaceTest, held: Evidence) -> dict[str, Any]:
+def _asked(test: RowSpaceTest, held: Evidence) -> dict[str, Any]:
     """What was asked, and how much it can tell by counting."""
     layer, rank = test.layer, test.space.rank
     load = None if held.n is None else held.n * layer.spots * layer.groups / rank
-    known = {
-        "name": layer.name, "spots": layer.spots, "rank": rank,
-        "size": layer.size * layer.groups, "vectors_per_dimension": load,
-    }  # fmt: skip
-    return {"power": _words(load), "layer": known}
+    size = layer.size * layer.groups
+    asked = {"name": layer.name, "spots": layer.spots, "rank": rank, "size": size}
+    return {"power": _words(load), "layer": {**asked, "vectors_per_dimension": load}}
 
 
 def _words(load: float | None) -> str:
@@ -147,57 +153,35 @@ def _words(load: float | None) -> str:
     return "full" if load <= 1 else "partial" if load <= 10 else "weak"
 
 
-def _rows(candidates: Named, scores: Tensor, against: Tensor) -> dict[str, Any]:
-    ps = p_values(scores, against)
-    members, others = _split(candidates, scores, against)
-    known = candidates.members is not None
-    apart, even = separation(members, others), uniformity(others, against) if known else None
-    truth = [None] * len(scores) if candidates.members is None else candidates.members.tolist()
-    fields = zip(candidates.names, truth, scores.tolist(), ps.tolist(), strict=True)
+def _figures(candidates: Named, scores: dict[str, Scores]) -> dict[str, Any]:
+    """Over all candidates, and of each."""
+    own_scores, known = scores["row space"], candidates.members is not None
+    ps = {name: p_values(s.candidates, s.reference) for name, s in scores.items()}
+    apart = {name: separation(*s.two()) for name, s in scores.items()}
+    even = uniformity(own_scores.two()[1], own_scores.reference) if known else None
+    first, second = apart["row space"], apart.get("loss")
     return {
         "compared": "members with held-out candidates" if known else "candidates with reference",
-        "auc": None if apart is None else apart.auc,
-        "tpr_at_1_percent": None if apart is None else apart.tpr,
-        "below_1_percent": int((ps <= 0.01).sum()),
-        "expected_by_chance": 0.01 * len(ps),
+        "auc": None if first is None else first.auc,
+        "tpr_at_1_percent": None if first is None else first.tpr,
+        "below_1_percent": int((ps["row space"] <= 0.01).sum()),
+        "expected_by_chance": 0.01 * len(candidates),
         "uniform": None if even is None else even.as_dict(),
-        "candidates": [
-            dict(zip(("name", "member", "score", "p"), row, strict=True)) for row in fields
-        ],
+        "loss": None if second is None else second.as_dict(),
+        "candidates": _rows(candidates, own_scores, ps),
     }
 
 
-def _split(candidates: Named, scores: Tensor, against: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of members and others; where nobody knows, of candidates and reference."""
-    if candidates.members is None:
-        return scores, against
-    return scores[candidates.members], scores[~candidates.members]
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
-
-
-def _announce(found: dict[str, Any]) -> None:
-    layer = found["layer"]
-    log.info("asked: %s, rank %d of %d (power: %s)",
-             layer["name"], layer["rank"], layer["size"], found["power"])  # fmt: skip
-    log.info("%-24s %-8s %8s %8s", "candidate", "member", "score", "p")
-    rows = sorted(found["candidates"], key=lambda row: -row["score"])
-    for row in rows[:SHOWN]:
-        known = {True: "yes", False: "no", None: "?"}[row["member"]]
-        log.info("%-24s %-8s %8.3f %8.4f", row["name"][-24:], known, row["score"], row["p"])
-    if len(rows) > SHOWN:
-        log.info("… and %d more in membership.csv", len(rows) - SHOWN)
-    log.info("%d of %d candidates have p ≤ 0.01; by chance %.1f would",
-             found["below_1_percent"], len(rows), found["expected_by_chance"])  # fmt: skip
-    if found["auc"] is not None:
-        log.info("AUC %.4f, found at 1 %% false positives: %.0f %% (%s)",
-                 found["auc"], 100 * found["tpr_at_1_percent"], found["compared"])  # fmt: skip
-    if found["uniform"] is not None:
-        log.info("p-values of held-out candidates against uniform: KS %.3f, p %.3f",
-                 found["uniform"]["distance"], found["uniform"]["p"])  # fmt: skip
+def _rows(candidates: Named, scores: Scores, ps: dict[str, Tensor]) -> list[dict[str, Any]]:
+    count = len(candidates)
+    truth = [None] * count if candidates.members is None else candidates.members.tolist()
+    by_loss = ps["loss"].tolist() if "loss" in ps else [None] * count
+    columns = (
+        candidates.names,
+        truth,
+        scores.candidates.tolist(),
+        ps["row space"].tolist(),
+        by_loss,
+    )
+    names = ("name", "member", "score", "p", "p_by_loss")
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -23,7 +23,7 @@ def told_of(
     return {
         "knowledge": knowledge(cfg, held),
         "assumed": assumed(cfg, held),
-        "read": list(held.notes.get("findings", ())),
+        "read": [*held.notes.get("findings", ()), *result.get("limits", ())],
         "attacks": list(_attacks(cfg, result, agreement)),
         "compute": _compute(result),
         "agreement": agreement,
@@ -115,7 +115,11 @@ def _of_run(cfg: DictConfig, held: Evidence) -> Iterator[str]:
         return
     recipe = held.recipe
     batch = recipe.batch_size or "all images"
-    yield f"Typed, not read: {in_words(recipe.optimizer)}, {recipe.epochs} epochs, batch {batch}."
+    length = f"{recipe.epochs} epochs, batch {batch}"
+    if held.notes.get("filled"):
+        yield f"Typed, as far as the files do not tell it: {length}."
+    else:
+        yield f"Typed, not read: {in_words(recipe.optimizer)}, {length}."
     yield f"Typed: {held.n} images." if held.n else "The number of images: not told."
     yield f"Typed: images normalised by mean {list(held.mean)} and deviation {list(held.std)}."
 

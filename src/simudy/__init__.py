@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` does the same
     from simudy.analysis.gallery import save_gallery as save_gallery
     from simudy.analysis.score import score as score
+    from simudy.app.recorder.record import Recording as Recording
     from simudy.app.recorder.record import record as record
     from simudy.attack.distance import cosine as cosine
     from simudy.attack.distance import euclidean as euclidean
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
 _HOME = {
     "save_gallery": "simudy.analysis.gallery",
     "score": "simudy.analysis.score",
+    "Recording": "simudy.app.recorder.record",
     "record": "simudy.app.recorder.record",
     "cosine": "simudy.attack.distance",
     "euclidean": "simudy.attack.distance",

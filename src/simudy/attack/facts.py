@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypedDict
 from simudy.files import read_json
 from simudy.ranges import COUNT, Length, Range
 
-REMEDY = "give a folder that `simudy task=victim` wrote"
+REMEDY = "give a folder that simudy wrote"
 
 _Entries = Annotated[list[Annotated[int, COUNT]], Length(1, 8)]
 

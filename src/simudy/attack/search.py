@@ -341,7 +341,8 @@ def _groups(variables: dict[str, Tensor], lrs: dict[str, float]) -> list[Any]:
     """One parameter group per variable where step sizes differ; L-BFGS wants a plain list."""
     if unknown := lrs.keys() - variables.keys():
         raise SimudyError(
-            f"outer.lrs names {sorted(unknown)[0]!r}, but the variables are {', '.join(variables)}"
+            f"Outer(lrs=…) names {sorted(unknown)[0]!r}, but the variables are "
+            f"{', '.join(variables)}"
         )
     if not lrs:
         return list(variables.values())

@@ -26,6 +26,7 @@ from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
+from simudy.app.translate import in_settings
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
 from simudy.attack.search import Reconstruction
@@ -59,7 +60,7 @@ def attack(
         "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
     )
     history.save(folder.history, found.history)
-    found, certified = decode(found, evidence) if cfg.outer.decode else (found, {})
+    found, certified = decode(found, evidence, cfg) if cfg.outer.decode else (found, {})
     facts = {**_facts(cfg, found, evidence, device), **certified}
     reconstruction.write(folder.reconstruction, found, facts)
 
@@ -91,7 +92,7 @@ def _build_problem(
         problem = fits.problem(evidence, seed=cfg.seed)
     log.info(overview(evidence, problem, fits, device=device))
     for finding in evidence.notes.get("findings", ()):
-        log.info("from the files: %s", finding)
+        log.info("from the files: %s", in_settings(finding, cfg))
     return fits, problem
 
 

@@ -24,8 +24,8 @@ from simudy.errors import SimudyError
 
 _CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no noise
 _NOT_LINEAR = (
-    "the model's first layer is not linear in the flattened image: set dummy.images=frequencies "
-    "or pixels"
+    "the model's first layer is not linear in the flattened image: set "
+    "Method(images='frequencies') or pixels"
 )
 
 
@@ -73,7 +73,7 @@ class Span:
         if not bool(gradient_part.any()):
             raise NoSpan(
                 f"the first layer, {layer!r}, did not train, so its displacement has no span: set "
-                "dummy.images=frequencies or pixels"
+                "Method(images='frequencies') or pixels"
             )
         noise = _noise(evidence, layer)
         values, rows = _leading(gradient_part.double(), evidence.n, noise=noise)
@@ -113,8 +113,8 @@ def first_linear(evidence: Evidence) -> str:
     if not all(rule.spans_gradients for rule in rules):
         rule = type(rules[0]).__name__
         raise NoSpan(
-            f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or "
-            "pixels"
+            f"{rule} moves weights out of the gradients' span: set "
+            "Method(images='frequencies') or pixels"
         )
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
@@ -137,8 +137,8 @@ def _dimension(values: Tensor, evidence: Evidence, *, noise: float) -> int:
     if n is not None and rank > n:
         raise SimudyError(
             f"the first layer moved in {rank} directions, more than {n} images can move it: set "
-            "evidence.n to their number, recipe and inner to what the run had, or "
-            "dummy.images=frequencies"
+            "Evidence(n=…) to their number, the recipe to what the run had, or "
+            "Method(images='frequencies')"
         )
     return min(n, len(values)) if n is not None and evidence.precision is not None else rank
 

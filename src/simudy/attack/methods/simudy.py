@@ -125,8 +125,8 @@ class Simudy(Method):
             return FirstLayer.of(coordinates, evidence)
         if self.damping is not None or self.focus_after < 1:
             raise SimudyError(
-                "attack.damping and attack.focus_after need the span's coordinates: set "
-                "dummy.images=span"
+                "Simudy(damping=…, focus_after=…) need the span's coordinates: set "
+                "Simudy(images='span')"
             )
         return None
 

@@ -48,7 +48,7 @@ def stepped(rule: Rule, count: int, scheduler: Scheduler) -> list[Rule]:
     if isinstance(moving, ReduceLROnPlateau):
         raise SimudyError(
             "ReduceLROnPlateau decides by a metric, which no simulation knows: give the factors it "
-            "came to as recipe.schedule, one per step"
+            "came to as Recipe(schedule=…), one per step"
         )
     rules = []
     for _ in range(count):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.gradient.mixed import Mixed as Mixed
     from simudy.dynamics.gradient.reverse import Reverse as Reverse
     from simudy.dynamics.gradient.traced import Traced as Traced
+    from simudy.dynamics.implicit import Implicit as Implicit
     from simudy.dynamics.model.stateless import StatelessModel as StatelessModel
     from simudy.dynamics.optim.adagrad import Adagrad as Adagrad
     from simudy.dynamics.optim.adam import Adam as Adam
@@ -67,6 +68,7 @@ _HOME = {
     "Mixed": "simudy.dynamics.gradient.mixed",
     "Reverse": "simudy.dynamics.gradient.reverse",
     "Traced": "simudy.dynamics.gradient.traced",
+    "Implicit": "simudy.dynamics.implicit",
     "StatelessModel": "simudy.dynamics.model.stateless",
     "Adagrad": "simudy.dynamics.optim.adagrad",
     "Adam": "simudy.dynamics.optim.adam",

@@ -29,7 +29,7 @@ def test_it_is_added_to_the_distance_with_its_weight():
     torch.manual_seed(0)
     images, labels = torch.randn(2, 3, 8, 8), torch.tensor([0, 1])
     run = Recipe(optimizer=SGD(lr=0.1), epochs=2)
-    model, final = train(ViT((3, 8, 8), 2, width=8, depth=1), images, labels, run)
+    model, final, _ = train(ViT((3, 8, 8), 2, width=8, depth=1), images, labels, run)
     evidence = Evidence(model, model.params, final, run, shape=(3, 8, 8), classes=2, n=2)
     without, added = (
         dataclasses.replace(Simudy(images="pixels"), position=w).problem(evidence, seed=0)

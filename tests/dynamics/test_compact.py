@@ -63,7 +63,7 @@ def test_the_objective_and_its_gradient_stay(evidence, distance):
                 *torch.autograd.grad(objective, list(problem.variables().values())),
             )
         )
-        assert isinstance(problem.real["3.weight"], FactoredWeight) == isinstance(
+        assert isinstance(problem.real[0]["3.weight"], FactoredWeight) == isinstance(
             gradient, Factored
         )
     for ours, theirs in zip(*found, strict=True):

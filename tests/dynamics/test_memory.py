@@ -37,7 +37,7 @@ def benchmarks(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peers' deprecations
         yield
-    for name in ("measure", "peers", "memory"):
+    for name in ("measure", "peers", "memory", "long_runs"):
         sys.modules.pop(name, None)
 
 
@@ -54,6 +54,15 @@ def test_recompute_lets_go_of_each_segment_it_has_replayed(
     assert short > 4 * theta
     # A peak is some θ more or less from run to run; a segment kept would be four more each.
     assert long - short <= 1.5 * more_segments * theta
+
+
+@pytest.mark.parametrize("name", ["Implicit()", "Truncated(last=8)"])
+def test_the_memory_of_a_long_run_is_flat(benchmarks, name):
+    import long_runs
+
+    short, long = (long_runs.peak(name, steps) for steps in (8, 64))
+    assert short > 4 * long_runs.theta_bytes()
+    assert long - short <= 3 * long_runs.theta_bytes()  # θ and momentum of 56 steps are 112
 
 
 def test_all_methods_of_the_comparison_compute_the_same(benchmarks):

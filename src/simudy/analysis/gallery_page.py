@@ -26,6 +26,7 @@ def save_gallery_page(
     normalisation: Normalisation | None,
     title: str,
     verdicts: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> None:
     """Write a self-contained HTML page, atomically.
 
@@ -33,6 +34,7 @@ def save_gallery_page(
         path: the file; its folder exists.
         truth, reconstruction, score, normalisation, title: as ``save_gallery`` takes them.
         verdicts: a word for each reconstruction, told below it; or none.
+        names: of the true images, told below them. Default: their numbers, untold.
     """
     shown = [inline_png(image) for image in displayable(reconstruction, normalisation)]
     if truth is None or score is None:
@@ -46,7 +48,7 @@ def save_gallery_page(
     else:
         words = _words(score)
         real = [inline_png(image) for image in displayable(truth, normalisation)]
-        figures = list(_pairs(real, shown, score, verdicts))
+        figures = list(_pairs(real, shown, score, verdicts, names))
     head = "".join(f"<p>{html.escape(line)}</p>\n" for line in words)
     body = f'{head}<div class="gallery">\n{"".join(figures)}</div>'
     write_atomically(Path(path), page(title, body, RULES).encode())
@@ -67,18 +69,24 @@ def _words(score: Score) -> list[str]:
 
 
 def _pairs(
-    real: Sequence[str], shown: Sequence[str], score: Score, verdicts: Sequence[str]
+    real: Sequence[str],
+    shown: Sequence[str],
+    score: Score,
+    verdicts: Sequence[str],
+    names: Sequence[str],
 ) -> Iterator[str]:
     for i in sorted(range(len(real)), key=lambda i: -score.pairs[i].ssim_paper):
         pair = score.pairs[i]
-        images = [(f"true image {i}", real[i])]
+        name = html.escape(names[i]) if names else ""
+        images = [(f"true image {name or i}", real[i])]
         if pair.paper_index != UNMATCHED:
             images.append(
                 (f"its reconstruction, SSIM {pair.ssim_paper:.3f}", shown[pair.paper_index])
             )
         verdict = verdicts[pair.paper_index] if verdicts and len(images) == 2 else ""
         bar = _bar(pair.ssim_paper, score.highest_floor)
-        yield _figure(images, f"{pair.ssim_paper:.3f}", verdict, bar)
+        caption = f"{pair.ssim_paper:.3f}" + (f"<br>{name}" if name else "")
+        yield _figure(images, caption, verdict, bar)
 
 
 def _figure(images: Sequence[tuple[str, str]], caption: str, verdict: str, bar: str = "") -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from simudy.attack.checkpoints.findings import apply_modes, find, require_steps
+from simudy.attack.checkpoints.segments import (
+    Checkpoint,
+    checkpoints_of,
+    load_checkpoints,
+    named,
+    require_ascending,
+    roundings,
+    save_checkpoints,
+)
 from simudy.attack.checkpoints.trainer import with_moments
 from simudy.attack.checkpoints.weights import load_weights, weights_of
 from simudy.attack.facts import read_facts
@@ -49,10 +60,11 @@ class Evidence:
         precision: the type that the weights were rounded to when they were published, as
             ``"bfloat16"``, where it is coarser than their own.
         notes: what else is known; ``notes["findings"]`` are sentences about the files.
+        checkpoints: weights known from inside the run, in its order.
 
     Raises:
         SimudyError: the weights do not fit the model or each other, move what is frozen, hold NaN
-            or infinity, or did not move.
+            or infinity, or did not move; or checkpoints are out of order.
     """
 
     model: StatelessModel
@@ -66,19 +78,30 @@ class Evidence:
     std: tuple[float, ...] = (1.0,)
     precision: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     def __post_init__(self) -> None:
         self.initial = _without_frozen("the initial weights", self.initial, self.model)
         self.final = _without_frozen("the final weights", self.final, self.model)
-        _require_same_names_and_shapes("the initial weights", self.initial, self.model.params)
-        _require_same_names_and_shapes("the final weights", self.final, self.model.params)
-        _require_finite("initial", self.initial)
-        _require_finite("final", self.final)
+        require_ascending(self.checkpoints)
+        self.checkpoints = tuple(
+            c.mapped(partial(_without_frozen, f"the weights after step {c.step}", model=self.model))
+            for c in self.checkpoints
+        )
+        for what, weights in self._named_weights():
+            _require_same_names_and_shapes(what, weights, self.model.params)
+            _require_finite(what, weights)
         if all(torch.equal(self.initial[k], self.final[k]) for k in self.initial):
             raise SimudyError(
                 "initial and final weights are the same: nothing was learned, so give two "
                 "different files"
             )
+        for before, after in self._segment_ends():
+            if all(torch.equal(before[k], after[k]) for k in before):
+                raise SimudyError(
+                    "two of the checkpoints, or one and an end of the run, are the same: nothing "
+                    "was learned between them, so leave one out"
+                )
 
     @property
     def displacement(self) -> Params:
@@ -87,14 +110,20 @@ class Evidence:
 
     def to(self, device: str | torch.device) -> Evidence:
         """The same evidence on another device."""
-        move = {
-            k: {n: t.to(device) for n, t in getattr(self, k).items()} for k in ("initial", "final")
-        }
-        recipe = tree.rebuild(self.recipe, [t.to(device) for t in tree.leaves(self.recipe)])
-        return dataclasses.replace(self, model=self.model.to(device), recipe=recipe, **move)
+        move = partial(_on_device, device)
+        return dataclasses.replace(
+            self,
+            model=self.model.to(device),
+            initial=move(self.initial),
+            final=move(self.final),
+            checkpoints=tuple(checkpoint.mapped(move) for checkpoint in self.checkpoints),
+            recipe=tree.rebuild(self.recipe, [t.to(device) for t in tree.leaves(self.recipe)]),
+        )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``initial``, ``final`` and ``buffers`` (safetensors) and ``evidence.json``."""
+        """Write ``initial``, ``final``, ``buffers`` and ``checkpoints/`` (safetensors), and
+        ``evidence.json``.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, weights in (
@@ -110,6 +139,9 @@ class Evidence:
             "training": [k for k, layer in self.model.module.named_modules() if layer.training],
             "frozen": [k for k, p in self.model.module.named_parameters() if not p.requires_grad],
         }
+        if self.checkpoints:
+            facts["checkpoints"] = [checkpoint.step for checkpoint in self.checkpoints]
+            save_checkpoints(self.checkpoints, folder / "checkpoints")
         if moments:
             save_file(_plain(moments), folder / "moments.safetensors")
         (folder / "evidence.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -131,8 +163,18 @@ class Evidence:
         recipe = read_recipe(facts.pop("recipe"), moments)
         criterion = from_plain(facts.pop("criterion"))
         weights = {k: load_weights(folder / f"{k}.safetensors") for k in ("initial", "final")}
+        facts["checkpoints"] = load_checkpoints(folder / "checkpoints", facts["checkpoints"])
         model = StatelessModel(module, criterion=criterion)
         return cls(model.to(_dtype(module)), recipe=recipe, **weights, **facts)
+
+    def _named_weights(self) -> Iterator[tuple[str, Params]]:
+        yield from (("the initial weights", self.initial), *named(self.checkpoints))
+        yield "the final weights", self.final
+
+    def _segment_ends(self) -> Iterator[tuple[Params, Params]]:
+        starts = [self.initial, *(checkpoint.start for checkpoint in self.checkpoints)]
+        ends = [*(checkpoint.params for checkpoint in self.checkpoints), self.final]
+        return zip(starts, ends, strict=True)
 
 
 def evidence_from_weights(
@@ -145,6 +187,8 @@ def evidence_from_weights(
     part: str | None = None,
     loss: nn.Module | None = None,
     n: int | None = None,
+    checkpoints: Mapping[int, Any] | None = None,
+    resumed: Mapping[int, Any] | None = None,
     **facts: Any,
 ) -> Evidence:
     """Evidence from what two files of weights hold (see ``load_weights``), and what they prove.
@@ -163,6 +207,9 @@ def evidence_from_weights(
             it.
         loss: of ``torch.nn``. Default: cross-entropy.
         n: number of training images. Default: unknown.
+        checkpoints: what files from inside the run hold, by the step they were saved after.
+        resumed: likewise, what the run went on from after these steps, with a fresh optimizer,
+            where that was something else.
         facts: ``shape``, ``classes`` and what else ``Evidence`` takes.
 
     Raises:
@@ -181,15 +228,17 @@ def evidence_from_weights(
     recipe = with_moments(recipe, module, initial, final)
     criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
+    inside = checkpoints_of(module, checkpoints or {}, resumed or {}, part=part)
     owned = list(module.named_parameters())
     told = [f"{k}: {v.origin}" for k, v in (("initial", start), ("final", end)) if v.origin]
     return Evidence(
         model,
         *({k: held.tensors[k].to(own.dtype) for k, own in owned} for held in (start, end)),
+        checkpoints=inside,
         recipe=recipe,
         n=n,
         precision=None if found.rounded is None else str(found.rounded).removeprefix("torch."),
-        notes={"findings": [*told, *found.sentences()]},
+        notes={"findings": [*told, *found.sentences(), *roundings(module, inside, found.rounded)]},
         **facts,
     )
 
@@ -207,6 +256,10 @@ def _set_modes(module: nn.Module, training: list[str], frozen: list[str]) -> Non
         layer.training = name in training
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
+
+
+def _on_device(device: str | torch.device, weights: Params) -> Params:
+    return {name: tensor.to(device) for name, tensor in weights.items()}
 
 
 def _without_frozen(what: str, weights: Params, model: StatelessModel) -> Params:
@@ -239,10 +292,9 @@ def _require_same_names_and_shapes(what: str, weights: Params, expected: Params)
             )
 
 
-def _require_finite(which: str, weights: Params) -> None:
+def _require_finite(what: str, weights: Params) -> None:
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise SimudyError(
-                f"the {which} weights hold NaN or infinity in {name!r}: training diverged, use a "
-                "lower lr"
+                f"{what} hold NaN or infinity in {name!r}: training diverged, use a lower lr"
             )

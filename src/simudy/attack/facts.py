@@ -30,6 +30,7 @@ class Facts(_Required, total=False):
 
     notes: dict[str, Any]
     precision: str | None
+    checkpoints: list[Annotated[int, COUNT]]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -41,4 +42,5 @@ def read_facts(folder: Path) -> dict[str, Any]:
     found = read_json(folder / "evidence.json", Facts, REMEDY)
     known = {*Facts.__required_keys__, *Facts.__optional_keys__}
     tuples = {key: tuple(found[key]) for key in ("shape", "mean", "std")}
-    return {key: value for key, value in found.items() if key in known} | tuples
+    told = {key: value for key, value in found.items() if key in known}
+    return {"checkpoints": [], **told, **tuples}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,11 +29,22 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Adjoint:
-    """Base of the adjoints."""
+    """Base of the adjoints.
+
+    Attributes:
+        end_alone: only the last iterate is differentiated: no state, no average, nothing observed.
+    """
+
+    end_alone: ClassVar[bool] = False
 
     def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
         """``step`` over ``xs``, from ``carry``, differentiably: the last carry, and what each step
         gave out.
+
+        Args:
+            step: ``(carry, x) -> (carry, out)``; that of a simulation has ``grads`` too.
+            carry: in a simulation, the parameters and the optimizer's state.
+            xs: in a simulation, ``(number, batch, rule)`` of each step.
         """
         raise NotImplementedError
 
@@ -125,12 +136,16 @@ class Truncated(Adjoint):
                 f"Truncated(last={self.last}): differentiate the last 1 or more steps"
             )
 
+    @property
+    def end_alone(self) -> bool:  # type: ignore[override]
+        return self.inner.end_alone
+
     def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
         first = max(len(xs) - self.last, 0)
         if not first:
             return self.inner.fold(step, carry, xs)
         with torch.no_grad():
-            before = Direct().fold(step, *_constant((carry, list(xs[:first]))))
+            before = Direct().fold(step, *constant((carry, list(xs[:first]))))
         end, outs = self.inner.fold(step, before[0], xs[first:])
         return end, before[1] + outs
 
@@ -142,7 +157,7 @@ class Truncated(Adjoint):
         return None if inner is None else replace(self, inner=inner)
 
 
-def _constant(node: Any) -> Any:
+def constant(node: Any) -> Any:
     """A tree cut from every graph, forward ones too. A tensor of none stays the same object, as
     which others may know it.
     """

@@ -22,11 +22,16 @@ from simudy.errors import SimudyError
 Value = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 Pullback = Callable[[Sequence[Tensor], Sequence[bool], Sequence[Tensor]], Sequence[Tensor | None]]
 
+LOST = (
+    "the loss uses a tensor that requires grad but is neither in params, in the batch nor a field "
+    "of the optimizer, so its gradient would be lost: pass it in the batch, or use Direct() with "
+    "Reverse()"
+)
 _again: ContextVar[bool] = ContextVar("again", default=False)
 
 
 def custom_vjp(
-    value: Value, pullback: Pullback, leaves: Sequence[Tensor], *, plain: Value
+    value: Value, pullback: Pullback, leaves: Sequence[Tensor], *, plain: Value | None = None
 ) -> tuple[Tensor, ...]:
     """``value(leaves)`` whose backward pass is ``pullback(leaves, needed, cotangents)``; only
     ``leaves`` are kept.
@@ -39,7 +44,8 @@ def custom_vjp(
         value: runs on leaves that require no grad.
         pullback: the derivative, for a backward pass that ends there.
         leaves: everything that ``value`` depends on.
-        plain: the same function by operations of torch alone.
+        plain: the same function by operations of torch alone. Default: ``pullback`` can itself be
+            differentiated.
 
     Raises:
         SimudyError: ``value`` reads a tensor that requires grad and is not among ``leaves``. Its
@@ -50,11 +56,21 @@ def custom_vjp(
 
 def is_plain_wanted(inputs: Any) -> bool:
     """Whether a derivative of one's own is of no use: within a backward pass that is itself to be
-    differentiated, and in forward mode, be it by ``torch.func`` (jvp, jacfwd, hessian) around this
-    call or by a dual number among ``inputs``, a tree.
+    differentiated, and in forward mode.
     """
-    keys = (interpreter.key() for interpreter in retrieve_all_functorch_interpreters())
-    return _again.get() or TransformType.Jvp in keys or any(map(_is_dual, tree.leaves(inputs)))
+    return _again.get() or is_forward_mode(inputs)
+
+
+def is_forward_mode(inputs: Any) -> bool:
+    """Whether ``torch.func`` (jvp, jacfwd, hessian) is around this call, or a dual number among
+    ``inputs``, a tree.
+    """
+    return TransformType.Jvp in _transforms() or any(map(_is_dual, tree.leaves(inputs)))
+
+
+def is_under_vmap() -> bool:
+    """Whether ``torch.func.vmap`` is around this call."""
+    return TransformType.Vmap in _transforms()
 
 
 def is_followed(tensor: Tensor) -> bool:
@@ -86,17 +102,13 @@ class _CustomVjp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        value: Value, pullback: Pullback, plain: Value, *leaves: Tensor
+        value: Value, pullback: Pullback, plain: Value | None, *leaves: Tensor
     ) -> tuple[Tensor, ...]:
         # On detached leaves nothing requires grad, unless a tensor came in by the back door.
         with torch.enable_grad():
             outputs = value([leaf.detach() for leaf in leaves])
         if any(out.requires_grad for out in outputs):
-            raise SimudyError(
-                "the loss uses a tensor that requires grad but is neither in params, in the batch "
-                "nor a field of the optimizer, so its gradient would be lost: pass it in the "
-                "batch, or use Direct() with Reverse()"
-            )
+            raise SimudyError(LOST)
         return outputs
 
     @staticmethod
@@ -109,10 +121,15 @@ class _CustomVjp(torch.autograd.Function):
     def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
         # A graph of this pass is wanted: torch's forward derivatives are not all differentiated
         # rightly, or at all, and the graph of one is the larger.
-        pullback = _pulled_again if torch.is_grad_enabled() else _pulled_once
+        again = torch.is_grad_enabled() and ctx.plain is not None
+        pullback = _pulled_again if again else _pulled_once
         with ctx.autocast():  # what runs here ran there in the forward pass
             products = pullback(ctx, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
         return None, None, None, *products
+
+
+def _transforms() -> list[Any]:
+    return [interpreter.key() for interpreter in retrieve_all_functorch_interpreters()]
 
 
 def _pulled_once(ctx: Any, *given: Any) -> Sequence[Tensor | None]:

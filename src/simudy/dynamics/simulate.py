@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
 from torch import Tensor
@@ -126,16 +127,30 @@ def simulate(
     held, grads = gradient.bind(exact, params, batches, rules)
     begun = rules[0].init(held) if state is None else checked_state(rules[0], state, held)
 
-    def step(carry: tuple[Params, Any], x: tuple[int, Any, Rule]) -> tuple[Any, Any]:
-        (params, state), (t, batch, rule) = carry, x
-        moved = advance(rule, lambda at: grads(at, batch), state, params)
-        return moved, observe and observe(t, moved[0], exact(params, batch))
-
     with draws_refused(exact, params, batches):
         xs = list(zip(range(len(rules)), batches, rules, strict=True))
+        step = TrainingStep(exact, grads, observe)
         (end, state), seen = adjoint.fold(step, (held, begun), xs)
     published = end if return_state else rules[-1].final(end, state)
+    if adjoint.end_alone and any(p is not end[name] for name, p in published.items()):
+        raise SimudyError(f"{adjoint} differentiates the last iterate, no average: use Recompute()")
     return _asked(published, (state, return_state), (seen, observe))
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """(θ_t, state_t) ↦ (θ_{t+1}, state_{t+1}), and what is observed of it."""
+
+    loss: Callable[[Params, Any], Any]
+    grads: Callable[[Params, Any], Params]
+    observe: Observe | None
+
+    def __call__(
+        self, carry: tuple[Params, Any], x: tuple[int, Any, Rule]
+    ) -> tuple[tuple[Params, Any], Any]:
+        (params, state), (t, batch, rule) = carry, x
+        moved = advance(rule, lambda at: self.grads(at, batch), state, params)
+        return moved, self.observe and self.observe(t, moved[0], self.loss(params, batch))
 
 
 def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:

@@ -25,7 +25,8 @@ def train(
     recipe: Recipe,
     *,
     loss: nn.Module | None = None,
-) -> tuple[StatelessModel, Params]:
+    keep: Sequence[int] = (),
+) -> tuple[StatelessModel, Params, list[Params]]:
     """Train by the very fold that the attack simulates; nothing of a graph is kept.
 
     Args:
@@ -33,23 +34,25 @@ def train(
         images: normalised ``(n, c, h, w)``.
         labels: ``(n,)``.
         loss: of ``torch.nn``. Default: cross-entropy.
+        keep: steps after which the weights are kept as well.
 
     Raises:
         KeyboardInterrupt: somebody asked to stop.
 
     Returns:
-        The model with θ0 and its buffers, and θf.
+        The model with θ0 and its buffers, θf, and the weights after each of ``keep``.
     """
     criterion = PerSample(loss).to(images.device) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
-    final = simulate(
+    final, seen = simulate(
         model.loss,
         model.params,
         recipe.collate(images, labels),
         recipe.rules(len(images)),
         adjoint=_Stoppable(),
+        observe=lambda step, params, loss: params if step + 1 in keep else None,
     )
-    return model, final
+    return model, final, [params for params in seen if params is not None]
 
 
 class _Stoppable(Direct):

@@ -40,8 +40,9 @@ def config_hash(cfg: DictConfig) -> str:
 def relevant(cfg: DictConfig) -> dict[str, Any]:
     """The settings that the hash is taken of, as plain data."""
     plain = {str(key): _plain(cfg, str(key)) for key in cfg if key not in IRRELEVANT}
-    if plain.get("task") != "membership":
-        plain.pop("membership", None)  # nobody else is asked about
+    for task in ("membership", "exposure"):
+        if plain.get("task") != task:
+            plain.pop(task, None)  # nobody else is asked about
     return {**plain, "task": "run"} if plain.get("task") in STAGES else plain
 
 

@@ -52,6 +52,7 @@ NODE = {"hint": dict[str, Any] | None}  # a mapping with a _target_
 FACTORS = dict[str, Any] | list[float] | float | None
 EPOCHS, EPOCHS_OR_NONE, CLASSES = Range(1, 10**6), Range(0, 10**6), Range(1, 10**6)
 LRS = Annotated[dict[str, Annotated[float, POSITIVE]] | None, "by variable"]
+STEPS = list[Annotated[int, COUNT]] | None
 SHAPE = Annotated[list[Annotated[int, SIDE]], Length(3, 3)] | None
 MEANS = Annotated[list[float], Length(1)]
 # A step of one grey level is 1/255: below a thousandth of that a picture would have no contrast.
@@ -100,6 +101,7 @@ class VictimConfig:
     # null: as the files prove, else eval
     mode: str | None = limited(None, Literal["eval", "train"] | None)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    checkpoints: int = number(0, NUMBER_OF)  # weights kept from inside the run, evenly spaced
 
 
 @dataclass
@@ -148,12 +150,31 @@ class EvidenceConfig:
     initial: str | None = None
     final: str | None = None
     part: str | None = None  # where in the files the weights lie, where several parts fit
+    checkpoints: list[str] = field(default_factory=list)  # files from inside the run, in its order
+    # null: one after each epoch
+    checkpoint_steps: list[int] | None = field(default=None, metadata={"hint": STEPS})
+    resumed: list[str] = field(default_factory=list)  # what the run went on from, one a checkpoint
+    updates: bool = False  # files after the first hold differences, as federated clients send them
     folder: str | None = None  # one that an earlier run wrote
     shape: list[int] | None = field(default=None, metadata={"hint": SHAPE})
     classes: int | None = number(None, CLASSES)
     n: int | None = number(None, DUMMIES)  # unknown
     mean: list[float] = field(default_factory=lambda: [0.0], metadata={"hint": MEANS})
     std: list[float] = field(default_factory=lambda: [1.0], metadata={"hint": DEVIATIONS})
+    # for the scorer alone: images she trained on, and others, by path or with a _target_
+    truth: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
+    heldout: Any = field(default=None, metadata={"hint": str | dict[str, Any] | None})
+
+
+@dataclass
+class ExposureConfig:
+    """``task=exposure`` (see ``simudy.analysis.exposure``)."""
+
+    prior: float = number(0.25, POSITIVE)  # standard deviation of a pixel before looking
+    starts: int = number(2, COUNT)  # random starts an image
+    steps: int = number(16, COUNT)  # products from each
+    smooth: float = number(0.03, NOT_NEGATIVE)  # σ of the ReLUs; 0: as they are
+    noise: float = number(0.0, NOT_NEGATIVE)  # standard deviation added to the published weights
 
 
 @dataclass
@@ -209,6 +230,7 @@ class Config:
     outer: OuterConfig = field(default_factory=OuterConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    exposure: ExposureConfig = field(default_factory=ExposureConfig)
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     tracker: Any = field(default=None, metadata=NODE)

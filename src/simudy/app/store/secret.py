@@ -17,24 +17,41 @@ from simudy.tensors import read_tensors
 from simudy.victim.data import ImageSet, Normalisation
 
 PARTS = ("victim", "heldout")
+UNLABELLED = ("unknown",)  # the classes of images whose classes nobody gave
 REMEDY = "remove its folder and run again"
 
 
-class Facts(TypedDict):
-    """``secret.json``."""
-
+class _Required(TypedDict):
     classes: Annotated[list[str], Length(1)]
     mean: Annotated[list[float], Length(1)]
     std: Annotated[list[Annotated[float, POSITIVE]], Length(1)]
 
 
+class Facts(_Required, total=False):
+    """``secret.json``."""
+
+    names: list[str]
+
+
 @dataclass(frozen=True)
 class Secret:
-    """What the victim was trained on, and what it was not."""
+    """What the victim was trained on, and what it was not.
+
+    Attributes:
+        victim, heldout: the true images, and others.
+        normalisation: as the network sees them.
+        names: of the true images, where they have some.
+    """
 
     victim: ImageSet
     heldout: ImageSet
     normalisation: Normalisation
+    names: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the classes of the images are known."""
+        return self.victim.classes != UNLABELLED
 
     def save(self, folder: Path) -> None:
         """Write ``images.safetensors`` and ``secret.json``."""
@@ -43,6 +60,7 @@ class Secret:
             "classes": self.victim.classes,
             "mean": self.normalisation.mean,
             "std": self.normalisation.std,
+            "names": self.names,
         }
         write_json(folder / "secret.json", facts)
 
@@ -59,7 +77,11 @@ class Secret:
         names = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
         tensors, _ = read_tensors(folder / "images.safetensors", REMEDY, names=names)
         victim, heldout = (_image_set(tensors, part, facts, folder) for part in PARTS)
-        return cls(victim, heldout, Normalisation(tuple(facts["mean"]), tuple(facts["std"])))
+        names = tuple(facts.get("names", ()))
+        if names and len(names) != len(victim):
+            raise SimudyError(f"{folder} is damaged (names and images do not fit): {REMEDY}")
+        normalisation = Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
+        return cls(victim, heldout, normalisation, names)
 
     def normalised(self) -> tuple[Tensor, Tensor]:
         """The true and the held-out images as the network sees them."""

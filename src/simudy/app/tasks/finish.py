@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ def finish(
     scored = _score(images, secret, cfg.seed) if secret and found else None
     judged = _judged(images, facts, folder)
     result = {"status": facts.pop("status"), **_figures(scored), **judged, **facts}
+    if scored and secret and secret.names:
+        result["images"] = _by_name(scored, secret.names)
     _draw(cfg, images, secret, normalisation, scored, result, folder)
     write_json(folder.result, result)
     _announce(result, folder)
@@ -57,6 +60,15 @@ def _score(images: Tensor, secret: Secret, seed: int) -> Score:
 
 def _figures(scored: Score | None) -> dict[str, Any]:
     return scored.as_dict() if scored else {**dict.fromkeys(SCORES), "floor": None}
+
+
+def _by_name(scored: Score, names: Sequence[str]) -> dict[str, Any]:
+    """What became of each true image, best first."""
+    found = {
+        name: {"ssim_paper": pair.ssim_paper, "ssim": pair.ssim, "candidate": pair.paper_index}
+        for name, pair in zip(names, scored.pairs, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["ssim_paper"]))
 
 
 def _judged(images: Tensor, facts: dict[str, Any], folder: RunDirectory) -> dict[str, Any]:
@@ -86,8 +98,9 @@ def _draw(
     name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
     title = f"{name}: {result['n']} images"
     drawn = {"normalisation": normalisation, "title": title, "verdicts": result["verdicts"]}
+    names = secret.names if secret else ()
     save_gallery(folder.gallery, truth, images, scored, **drawn)
-    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn)
+    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn, names=names)
     save_report(
         folder.report,
         title=title,

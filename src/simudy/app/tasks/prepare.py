@@ -21,9 +21,11 @@ from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.store.inside import load_inside
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
-from simudy.attack.checkpoints.weights import load_weights
+from simudy.app.store.truth import load_truth
+from simudy.attack.checkpoints.segments import Checkpoint, evenly
 from simudy.attack.evidence import Evidence, evidence_from_weights
 from simudy.attack.facts import read_facts
 from simudy.errors import SimudyError
@@ -43,15 +45,25 @@ def prepare_evidence(cfg: DictConfig, folder: RunDirectory, device: torch.device
     """
     if cfg.evidence.folder:
         return read(cfg, user_path(cfg.evidence.folder))
-    if not folder.evidence.exists() and cfg.task in ("run", "victim", "size", "membership"):
+    if not folder.evidence.exists() and cfg.task in _FROM_THE_START:
         _write(cfg, folder, device)
     return read(cfg, folder.evidence)
 
 
 def load_secret(cfg: DictConfig, folder: RunDirectory) -> Secret | None:
-    """The secret that belongs to the evidence, if there is one."""
+    """The secret that belongs to the evidence, if there is one: one's own images come first."""
     beside = user_path(cfg.evidence.folder).parent if cfg.evidence.folder else folder.root
-    return Secret.load(RunDirectory(beside).secret)
+    return Secret.load(folder.secret) or Secret.load(RunDirectory(beside).secret)
+
+
+def lay_down_truth(cfg: DictConfig, folder: RunDirectory, held: Evidence) -> None:
+    """The images that ``evidence.truth`` names become the secret of this run.
+
+    Raises:
+        SimudyError: they do not fit the evidence, or it has a secret already.
+    """
+    if (secret := load_truth(cfg, held)) is not None:
+        _save_complete(folder.secret, secret.save)
 
 
 def read(cfg: DictConfig, folder: Path) -> Evidence:
@@ -68,6 +80,11 @@ def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
     if cfg.evidence.initial or cfg.evidence.final:
         _save_complete(folder.evidence, load_files(cfg).save)
         return
+    if cfg.evidence.truth is not None:
+        raise SimudyError(
+            "evidence.truth judges weights of yours: set evidence.initial and evidence.final, or "
+            "evidence.folder"
+        )
     splits: Splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed)
     evidence = train_victim(cfg, splits, device)
     _save_complete(folder.secret, Secret(splits.victim, splits.heldout, splits.normalisation).save)
@@ -88,9 +105,12 @@ def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evide
     victim, normalisation, run = splits.victim, splits.normalisation, recipe(cfg)
     images, labels = normalisation.normalise(victim.images).to(device), victim.labels.to(device)
     module = build_victim(cfg, splits, device)
-    model, final = train(module, images, labels, run, loss=loss(cfg))
-    log.info("victim: trained on %d images for %d steps", len(victim), run.steps(len(victim)))
+    steps = run.steps(len(victim))
+    keep = evenly(cfg.victim.checkpoints, steps)
+    model, final, kept = train(module, images, labels, run, loss=loss(cfg), keep=keep)
+    log.info("victim: trained on %d images for %d steps", len(victim), steps)
     facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
+    facts["checkpoints"] = tuple(map(Checkpoint, keep, kept))
     return Evidence(
         model, model.params, final, run, **facts, mean=normalisation.mean, std=normalisation.std
     )
@@ -116,11 +136,10 @@ def load_files(cfg: DictConfig) -> Evidence:
     shape, classes = _said(cfg, "shape"), _said(cfg, "classes")
     module = build(cfg.model, "model", shape=shape, classes=classes)
     facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
-    weights = (load_weights(user_path(path)) for path in (said.initial, said.final))
+    run = recipe(cfg)
     told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
-    return evidence_from_weights(
-        module, *weights, recipe=recipe(cfg), loss=loss(cfg), **told, **facts
-    )
+    files = load_inside(module, said, run)
+    return evidence_from_weights(module, recipe=run, loss=loss(cfg), **files, **told, **facts)
 
 
 def _said(cfg: DictConfig, name: str) -> Any:
@@ -198,6 +217,7 @@ def _cache(cfg: DictConfig) -> Path:
     return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
 
 
+_FROM_THE_START = ("run", "victim", "size", "membership", "exposure")
 _VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")
 
 

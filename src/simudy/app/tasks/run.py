@@ -26,6 +26,7 @@ TASKS = {
     "verdict": "simudy.app.audit.verdict:verdict",
     "linearity": "simudy.app.tasks.measure_linearity:linearity",
     "size": "simudy.app.tasks.estimate_size:size",
+    "exposure": "simudy.app.tasks.measure_exposure:measure",
     "membership": "simudy.app.tasks.membership.judge:membership",
 }
 
@@ -58,7 +59,10 @@ def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     if folder.finished():
         return announce_finished(folder)
     device, tracker = factories.device(cfg.device), new_tracker(cfg, folder.root)
-    held, secret = prepare.prepare_evidence(cfg, folder, device), prepare.load_secret(cfg, folder)
+    held = prepare.prepare_evidence(cfg, folder, device)
+    if not folder.secret.exists():
+        prepare.lay_down_truth(cfg, folder, held)
+    secret = prepare.load_secret(cfg, folder)
     if secret is not None:
         require_scorable(held)
     labels = resolve_labels(cfg.dummy.labels, secret)
@@ -87,8 +91,12 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     from simudy.app.tasks import prepare
     from simudy.app.tasks.finish import finish
 
+    said = {key: cfg.evidence[key] for key in ("truth", "heldout")}
     cfg = OmegaConf.merge(folder.settings(cfg), {"task": "score"})  # type: ignore[assignment]
     held = prepare.prepare_evidence(cfg, folder, factories.device("cpu"))
+    if said["truth"] is not None:  # images that came to light after the attack
+        with_truth: Any = OmegaConf.merge(cfg, {"evidence": said})
+        prepare.lay_down_truth(with_truth, folder, held)
     return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
 
 
@@ -107,6 +115,7 @@ def dry_run(cfg: DictConfig) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = RunDirectory(Path(root))
         held = prepare.prepare_evidence(short, folder, device)
+        prepare.lay_down_truth(short, folder, held)
         secret = prepare.load_secret(short, folder)
     if not given:
         held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run

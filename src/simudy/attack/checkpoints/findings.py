@@ -70,7 +70,7 @@ def find(module: nn.Module, initial: Params, final: Params) -> Findings:
             f"the norms counted {' and '.join(map(str, sorted(counted)))} batches between the "
             "files: they were switched during the run, which a simulation does not follow"
         )
-    rounded = _rounded(module, initial, final)
+    rounded = rounded_to(module, initial, final)
     return Findings(
         frozen=() if rounded else _unmoved(module, initial, final),
         training=tuple(name for name in norms if seen[name]),
@@ -101,9 +101,9 @@ def _unmoved(module: nn.Module, initial: Params, final: Params) -> tuple[str, ..
     return tuple(name for name in names if torch.equal(initial[name], final[name]))
 
 
-def _rounded(module: nn.Module, initial: Params, final: Params) -> torch.dtype | None:
-    """The coarsest type that holds every parameter of both files exactly."""
-    tensors = [held[name] for name, _ in module.named_parameters() for held in (initial, final)]
+def rounded_to(module: nn.Module, *files: Params) -> torch.dtype | None:
+    """The coarsest type that holds every parameter of the files exactly; None: the model's own."""
+    tensors = [held[name] for name, _ in module.named_parameters() for held in files]
     own = next(iter(module.parameters())).dtype
     coarser = [kind for kind in _PUBLISHED if torch.finfo(kind).eps > torch.finfo(own).eps]
     return next((k for k in coarser if all(torch.equal(t.to(k).to(t), t) for t in tensors)), None)

@@ -69,6 +69,11 @@ class Span:
                 images.
         """
         layer = first_linear(evidence)
+        if any(checkpoint.resumed is not None for checkpoint in evidence.checkpoints):
+            raise NoSpan(
+                "the run went on from weights that others moved, so its displacement has no span "
+                "of its own: set dummy.images=frequencies or pixels"
+            )
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
         if not bool(gradient_part.any()):
             raise NoSpan(
@@ -96,11 +101,16 @@ class Span:
 
         The part of ΔW1 outside the span, which no image can move, is dropped on both sides.
         """
-        reduced = [
-            {**w, self.layer: w[self.layer] @ self.basis.mT}
-            for w in (evidence.initial, evidence.final)
-        ]
-        return _unchecked(evidence, initial=reduced[0], final=reduced[1], shape=(self.rank,))
+        return _unchecked(
+            evidence,
+            initial=self._reduced(evidence.initial),
+            final=self._reduced(evidence.final),
+            checkpoints=tuple(c.mapped(self._reduced) for c in evidence.checkpoints),
+            shape=(self.rank,),
+        )
+
+    def _reduced(self, weights: Params) -> Params:
+        return {**weights, self.layer: weights[self.layer] @ self.basis.mT}
 
 
 def first_linear(evidence: Evidence) -> str:

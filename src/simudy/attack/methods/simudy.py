@@ -7,11 +7,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import reduce
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from simudy.attack.checkpoints.segments import Segment, segments
 from simudy.attack.coordinates import Coordinates, SpanCoordinates, coordinates_named
 from simudy.attack.distance import Distance, distance_named, position
 from simudy.attack.dummy import Dummy, new_dummy
@@ -39,6 +41,11 @@ _TRUST = 1.0
 class Simudy(Method):
     """minimise d(θ̂f − θ0, θf − θ0) + tv·TV(x̂) + box·outside(x̂) over the dummies x̂ (Tian et al.,
     ICLR 2025).
+
+    Where the evidence has checkpoints, d is the sum over the segments between them, each simulated
+    from its known start with the optimizer state that the one before was simulated to leave
+    (multiple shooting, Bock & Plitt, IFAC 1984, with known nodes); the distance that is reported is
+    their mean.
 
     Args:
         distance: ``cosine``, ``euclidean`` or ``layerwise``, or a function ``(simulated, real)``
@@ -99,6 +106,7 @@ class Simudy(Method):
             SimudyError: a setting is unknown, or does not fit the evidence.
         """
         distance_named(self.distance)
+        self._require_whole(evidence)
         evidence = dataclasses.replace(evidence, recipe=self.recipe or evidence.recipe)
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
         dummy = new_dummy(
@@ -115,6 +123,16 @@ class Simudy(Method):
         return SimudyProblem(
             self.fitted(evidence), coordinates.reduced(evidence), dummy, first=first
         )
+
+    def _require_whole(self, evidence: Evidence) -> None:
+        off = {"damping": None, "focus_after": 1.0, "grow_until": 0.0}
+        asked = [name for name, value in off.items() if getattr(self, name) != value]
+        if evidence.checkpoints and asked:
+            value = "null" if off[asked[0]] is None else off[asked[0]]
+            raise SimudyError(
+                f"attack.{asked[0]} is for a run simulated in one piece: set it to {value}, or "
+                "leave evidence.checkpoints out"
+            )
 
     def fitted(self, evidence: Evidence) -> Simudy:
         recipe = self.recipe or evidence.recipe
@@ -147,7 +165,10 @@ class SimudyProblem(Problem):
         self.gradient = settings.gradient or fitting_gradient(self.recipe)
         batches = dummy.batches(self.recipe)
         self.factored = self._chosen(batches)
-        self.real = self._real(batches)
+        self.segments = segments(
+            evidence.initial, evidence.checkpoints, evidence.final, steps=len(batches)
+        )
+        self.real = [self._real(part, batches) for part in self.segments]
         self.pixels = pixel_range(evidence.mean, evidence.std, like=dummy.images())
         self.curvature: Tensor | None = None
 
@@ -155,25 +176,26 @@ class SimudyProblem(Problem):
         return self.dummy.variables()
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
-        simulated, real, s = (
-            tree.sub(self.simulate(progress), self.evidence.initial),
-            self.real,
-            self.settings,
-        )
+        s, simulated, real = self.settings, self.displacements(progress), self.real
         if self.first is not None:
             focus = progress >= s.focus_after
             if s.damping is not None:
-                c, scale = self.dummy.network_inputs(), tree.norm(real)
+                c, scale = self.dummy.network_inputs(), tree.norm(real[0])
                 self.curvature = self.first.curvature(
-                    simulated, c, scale=scale, damping=s.damping, focus=focus
+                    simulated[0], c, scale=scale, damping=s.damping, focus=focus
                 )
             if focus:
-                simulated, real = self.first.focus(simulated), self.first.focus(real)
-        distance = distance_named(s.distance)(simulated, real)
-        if s.position:
-            distance = distance + s.position * position(simulated, real)
+                simulated, real = (list(map(self.first.focus, ds)) for ds in (simulated, real))
+        distance = torch.stack(list(map(self._distance, simulated, real))).sum()
         weights = {"tv": s.tv, "box": s.box, "term": s.term}
-        return distance + prior(self.dummy.images, self.pixels, **weights), distance
+        whole = distance + prior(self.dummy.images, self.pixels, **weights)
+        return whole, distance / len(real)
+
+    def _distance(self, simulated: tree.Params, real: tree.Params) -> Tensor:
+        distance = distance_named(self.settings.distance)(simulated, real)
+        if not self.settings.position:
+            return distance
+        return distance + self.settings.position * position(simulated, real)
 
     def precondition(self) -> None:
         latent = self.dummy.latent
@@ -187,7 +209,7 @@ class SimudyProblem(Problem):
     def refined(self, *, damping: float) -> dict[str, Tensor] | None:
         if self.first is None:
             return None
-        simulated = tree.sub(self.simulate(), self.evidence.initial)
+        simulated = reduce(tree.add, self.displacements())
         return {
             "latent": self.first.decoded(simulated, self.dummy.network_inputs(), damping=damping)
         }
@@ -195,23 +217,46 @@ class SimudyProblem(Problem):
     def stage(self, progress: float) -> object:
         return self._steps(progress), progress >= self.settings.focus_after
 
+    def displacements(self, progress: float = 1.0) -> list[tree.Params]:
+        """How far each simulated segment goes from its known start; without checkpoints the whole
+        run is one.
+        """
+        batches, rules = self.dummy.batches(self.recipe), self._rules(progress)
+        found, state = [], None
+        for part in self.segments:
+            state = None if part.fresh else state
+            end, state = self._simulate(part.start, batches[part.steps], rules[part.steps], state)
+            last = part is self.segments[-1]
+            found.append(tree.sub(rules[-1].final(end, state) if last else end, part.start))
+        return found
+
     def simulate(self, progress: float = 1.0) -> tree.Params:
-        """Where the simulated run ends: θ̂f."""
+        """Where the run ends, simulated in one piece: θ̂f."""
+        batches, rules = self.dummy.batches(self.recipe), self._rules(progress)
+        end, state = self._simulate(self.evidence.initial, batches[: len(rules)], rules, None)
+        return rules[-1].final(end, state)
+
+    def _simulate(
+        self, start: tree.Params, batches: list[Any], rules: list[Rule], state: Any
+    ) -> tuple[tree.Params, Any]:
         return simulate(
             self.evidence.model.loss,
-            self.evidence.initial,
-            self.dummy.batches(self.recipe)[: self._steps(progress)],
-            self._rules(progress),
+            start,
+            batches[: len(rules)],
+            rules,
             adjoint=self.settings.adjoint,
             gradient=self.gradient,
+            state=state,
+            return_state=True,
         )
 
     def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
         self.dummy.restore(images, labels, learned)
 
     def notes(self) -> list[str]:
-        count = len(self.evidence.initial)
-        return [f"{len(self.factored)} of {count} weights factored"] if self.factored else []
+        count, parts = len(self.evidence.initial), len(self.segments)
+        told = [f"{len(self.factored)} of {count} weights factored"] if self.factored else []
+        return [*told, *([f"{parts} segments between known weights"] if parts > 1 else [])]
 
     def images(self) -> Tensor:
         return self.dummy.images()
@@ -224,10 +269,11 @@ class SimudyProblem(Problem):
         known = self.evidence
         return self.gradient.chosen(known.model.loss, known.initial, batches)
 
-    def _real(self, batches: list[tuple[Tensor, ...]]) -> tree.Params:
-        """θf − θ0, its weights compact where the simulation's will be."""
+    def _real(self, part: Segment, batches: list[tuple[Tensor, ...]]) -> tree.Params:
+        """Where a segment went, its weights compact where the simulation's will be."""
+        batches = batches[part.steps]
         size = {"rank": len(batches) * len(batches[0][0]), "steps": len(batches)}
-        moved, start = self.evidence.displacement, self.evidence.initial
+        moved, start = part.displacement, part.start
         return {**moved, **{k: compact(moved[k], start[k], **size) for k in self.factored}}
 
     def _steps(self, progress: float) -> int:

@@ -119,6 +119,11 @@ class Weighted(Method):
         Raises:
             SimudyError: the number of images is unknown, or a setting does not fit the evidence.
         """
+        if evidence.checkpoints:
+            raise SimudyError(
+                "only a simulated run uses what is known from inside it: set attack=simudy, or "
+                "leave evidence.checkpoints out"
+            )
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
         n = known_count(evidence, coordinates) if self.n is None else self.n
         if n < 1:

@@ -93,7 +93,8 @@ class Factored(Gradient):
     def _grads(self, loss: Loss, usual: dict[Any, Uses], params: Params, batch: Any) -> Params:
         # A batch of the shapes of another most often uses the weights alike, but need not. What is
         # usual is settled once: a replay of this step must come to the same form.
-        key = tuple(leaf.shape for leaf in tree.leaves(batch))
+        factored = tuple(k for k, w in params.items() if isinstance(w, FactoredWeight))
+        key = factored, *(leaf.shape for leaf in tree.leaves(batch))
         if key not in usual:
             usual[key] = _explored(loss, params, batch)
         try:

@@ -100,12 +100,13 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"no file '{path}': set Npz(path=…) to an .npz archive with arrays images and labels"
         )
     images, labels = read_archive(path, ("images", "labels")).values()
-    if (
-        labels.ndim != 1
-        or images.shape[:1] != labels.shape
-        or not np.issubdtype(labels.dtype, np.integer)
-    ):
+    require_labels(labels, images.shape[:1], path)
+    return images, labels
+
+
+def require_labels(labels: np.ndarray, shape: tuple[int, ...], path: Path) -> None:
+    """Raise a SimudyError unless there is one whole number per image."""
+    if labels.ndim != 1 or labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
         raise SimudyError(
             f"labels in '{path}' are {labels.dtype} {labels.shape}: give one integer per image"
         )
-    return images, labels

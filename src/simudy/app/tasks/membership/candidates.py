@@ -14,8 +14,8 @@ from simudy.app.settings.instantiate import build
 from simudy.attack.evidence import Evidence
 from simudy.errors import SimudyError
 from simudy.files import user_path
-from simudy.victim.data import Folder, ImageSet, Normalisation, channels_first
-from simudy.victim.data.folder import pictures, stack
+from simudy.victim.data import ImageSet, Normalisation, channels_first
+from simudy.victim.data.named import read_named
 from simudy.victim.data.npz import read_archive
 from simudy.victim.data.pixels import as_pixels
 
@@ -93,10 +93,8 @@ def load_named(cfg: DictConfig, key: str, held: Evidence) -> Named | None:
 
 def _from_path(path: Path, where: str, size: int | None, held: Evidence) -> Named:
     if path.is_dir():
-        reader = Folder(str(path), size=size, grey=held.shape[0] == 1)
-        files = pictures(path, root=path)
-        names = [str(file.relative_to(path)) for file in files]
-        return Named(stack([reader.picture(file) for file in files]), names)
+        found = read_named(path, where, channels=held.shape[0], size=size)
+        return Named(found.images, list(found.names))  # sub-folders need not be classes
     if not path.is_file():
         raise SimudyError(f"no file '{path}': set {where} to a folder or .npz file of images")
     arrays = read_archive(path, ("images",), optional=("labels", "members"))

@@ -1,0 +1,1 @@
+"""How much of each training image the published weights determine, whatever the attack."""

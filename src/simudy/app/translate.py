@@ -28,11 +28,16 @@ PLACES = {
     "Pretraining": "victim.pretrain",
 }
 ELSEWHERE = {
+    "Checkpoint.step": "evidence.checkpoint_steps",
+    "evenly.count": "victim.checkpoints",
     "Recipe.optimizer": "inner",
     "StatelessModel.criterion": "recipe.loss._target_",
     "evidence_from_weights.mode": "victim.mode",
 }
-PHRASES = {"call module.eval()": "set victim.mode=eval"}
+PHRASES = {
+    "call module.eval()": "set victim.mode=eval",
+    "use Simudy()": "set attack=simudy",
+}
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 
 

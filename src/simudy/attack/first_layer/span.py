@@ -72,7 +72,7 @@ class Span:
         if any(checkpoint.resumed is not None for checkpoint in evidence.checkpoints):
             raise NoSpan(
                 "the run went on from weights that others moved, so its displacement has no span "
-                "of its own: set dummy.images=frequencies or pixels"
+                "of its own: set Method(images='frequencies') or pixels"
             )
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
         if not bool(gradient_part.any()):

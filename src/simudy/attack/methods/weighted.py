@@ -121,8 +121,8 @@ class Weighted(Method):
         """
         if evidence.checkpoints:
             raise SimudyError(
-                "only a simulated run uses what is known from inside it: set attack=simudy, or "
-                "leave evidence.checkpoints out"
+                "only a simulated run uses what is known from inside it: use Simudy(), or "
+                "leave Evidence(checkpoints=…) out"
             )
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
         n = known_count(evidence, coordinates) if self.n is None else self.n

@@ -51,12 +51,14 @@ def messages(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value if isinstance(node.value, str) else ""
 
 
+KEYS = keys()
 KEY = re.compile(
-    r"(?<![\w./])("
-    + "|".join(map(re.escape, sorted(keys(), key=len, reverse=True)))
-    + r")(?![\w./])"
+    r"(?<![\w./])(" + "|".join(map(re.escape, sorted(KEYS, key=len, reverse=True))) + r")(?![\w./])"
 )
-GROUP = re.compile(r"(?<![\w.(])(task|model|inner|victim|attack|gradient|adjoint|outer|data)=[a-z]")
+OPEN = re.compile(
+    r"(?<![\w.])(inner|model|data|attack|recipe|evidence|dummy|outer|victim)\.…[=. :]"
+)
+GROUP = re.compile(r"(?<![\w.(])(model|inner|victim|attack|gradient|adjoint|outer|data)=[a-z]")
 
 
 def test_there_are_keys_to_look_for():
@@ -67,8 +69,8 @@ def test_there_are_keys_to_look_for():
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
 def test_no_message_of_the_library_names_a_setting(path):
-    for line, text in messages(path):
-        found = KEY.search(text) or GROUP.search(text)
+    for line, text in messages(path):  # a key alone is what a person typed, as it is handed in
+        found = text not in KEYS and (KEY.search(text) or OPEN.search(text) or GROUP.search(text))
         assert not found, f"{path.relative_to(ROOT)}:{line} names {found and found[0]}: {text}"
 
 

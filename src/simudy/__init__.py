@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.gradient.first_order import FirstOrder as FirstOrder
     from simudy.dynamics.gradient.mixed import Mixed as Mixed
     from simudy.dynamics.gradient.reverse import Reverse as Reverse
+    from simudy.dynamics.gradient.sharded import Sharded as Sharded
     from simudy.dynamics.gradient.traced import Traced as Traced
     from simudy.dynamics.implicit import Implicit as Implicit
     from simudy.dynamics.model.stateless import StatelessModel as StatelessModel
@@ -67,6 +68,7 @@ _HOME = {
     "FirstOrder": "simudy.dynamics.gradient.first_order",
     "Mixed": "simudy.dynamics.gradient.mixed",
     "Reverse": "simudy.dynamics.gradient.reverse",
+    "Sharded": "simudy.dynamics.gradient.sharded",
     "Traced": "simudy.dynamics.gradient.traced",
     "Implicit": "simudy.dynamics.implicit",
     "StatelessModel": "simudy.dynamics.model.stateless",

@@ -43,7 +43,7 @@ def page(title: str, body: str, rules: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{_colours()}{rules}</style></head>\n"
+        f"<style>\n{colours()}{rules}</style></head>\n"
         f"<body><main>\n<h1>{name}</h1>\n{body}\n</main></body>\n</html>\n"
     )
 
@@ -55,12 +55,13 @@ def inline_png(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _colours() -> str:
+def colours() -> str:
+    """CSS that names the colours: light, dark where the reader's system is, light on paper."""
     light, dark = (
         "; ".join(f"--{name}: {colour}" for name, colour in scheme.items())
         for scheme in (LIGHT, DARK)
     )
     return (
         f":root {{ color-scheme: light dark; {light} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
     )

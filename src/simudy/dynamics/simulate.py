@@ -33,6 +33,7 @@ def simulate(  # pyright: ignore[reportOverlappingOverload]
     state: Any = ...,
     return_state: Literal[False] = ...,
     observe: None = ...,
+    buffers: None = ...,
 ) -> Tree: ...
 
 
@@ -48,6 +49,7 @@ def simulate(
     state: Any = ...,
     return_state: bool = ...,
     observe: Observe | None = ...,
+    buffers: Params | None = ...,
 ) -> tuple[Any, ...]: ...
 
 
@@ -62,6 +64,7 @@ def simulate(
     state: Any = None,
     return_state: bool = False,
     observe: Observe | None = None,
+    buffers: Params | None = None,
 ) -> Any:
     """Train from ``params`` on ``batches``, one step each, and return the final parameters,
     differentiably.
@@ -94,10 +97,13 @@ def simulate(
             and the ℓ(θ_t, batch_t) it came by. A tree of tensors is differentiable as the end is,
             and kept under the same adjoint, which may call this again. It must be pure. Costs a
             forward pass a step.
+        buffers: running statistics to start from, as ``model.buffers``, of the ``StatelessModel``
+            whose ``model.loss`` this is. They are carried along as torch moves them in train mode,
+            differentiably, and given back. Costs a forward pass a step.
 
     Returns:
-        The final parameters; with ``return_state`` or ``observe`` a tuple of these, the state, and
-        the list of what was observed, each where asked for.
+        The final parameters; with ``return_state``, ``buffers`` or ``observe`` a tuple of these,
+        the state, the buffers, and the list of what was observed, each where asked for.
 
     Raises:
         SimudyError: the number of rules differs from the number of batches; the loss draws random
@@ -117,10 +123,10 @@ def simulate(
     if not is_flat(params):
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
         more = {**options, "return_state": return_state, "observe": observe}
-        return by_names(simulate, loss, params, batches, optimizer, **more)
+        return by_names(simulate, loss, params, batches, optimizer, buffers=buffers, **more)
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
-        return _asked(params, (state, return_state), ([], observe))
+        return _asked(params, (state, return_state), (buffers, buffers is not None), ([], observe))
     _refuse_complex(params, rules)
     exact = ExactLoss(loss)
     check_same(exact, params, batches[0])
@@ -129,28 +135,44 @@ def simulate(
 
     with draws_refused(exact, params, batches):
         xs = list(zip(range(len(rules)), batches, rules, strict=True))
-        step = TrainingStep(exact, grads, observe)
-        (end, state), seen = adjoint.fold(step, (held, begun), xs)
+        step = TrainingStep(exact, grads, observe, None if buffers is None else _mover(loss))
+        (end, (state, moved)), seen = adjoint.fold(step, (held, (begun, buffers)), xs)
     published = end if return_state else rules[-1].final(end, state)
-    if adjoint.end_alone and any(p is not end[name] for name, p in published.items()):
-        raise SimudyError(f"{adjoint} differentiates the last iterate, no average: use Recompute()")
-    return _asked(published, (state, return_state), (seen, observe))
+    alone = buffers is None and all(p is end[name] for name, p in published.items())
+    if adjoint.end_alone and not alone:
+        raise SimudyError(
+            f"{adjoint} differentiates the last iterate alone, no average or buffers: use "
+            "Recompute()"
+        )
+    return _asked(published, (state, return_state), (moved, step.move), (seen, observe))
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """(θ_t, state_t) ↦ (θ_{t+1}, state_{t+1}), and what is observed of it."""
+    """From θ_t, state_t and buffers to those after the step, and what is observed of it."""
 
     loss: Callable[[Params, Any], Any]
     grads: Callable[[Params, Any], Params]
     observe: Observe | None
+    move: Callable[[Params, Any, Params], Params] | None = None
 
-    def __call__(
-        self, carry: tuple[Params, Any], x: tuple[int, Any, Rule]
-    ) -> tuple[tuple[Params, Any], Any]:
-        (params, state), (t, batch, rule) = carry, x
-        moved = advance(rule, lambda at: self.grads(at, batch), state, params)
-        return moved, self.observe and self.observe(t, moved[0], self.loss(params, batch))
+    def __call__(self, carry: Any, x: tuple[int, Any, Rule]) -> tuple[Any, Any]:
+        (params, (state, buffers)), (t, batch, rule) = carry, x
+        if self.move is not None:
+            buffers = self.move(params, batch, buffers)
+        after, state = advance(rule, lambda at: self.grads(at, batch), state, params)
+        seen = self.observe and self.observe(t, after, self.loss(params, batch))
+        return (after, (state, buffers)), seen
+
+
+def _mover(loss: Any) -> Callable[[Params, Any, Params], Params]:
+    """How the buffers of a loss move."""
+    if (move := getattr(getattr(loss, "__self__", None), "moved_buffers", None)) is None:
+        raise SimudyError(
+            "buffers are those of a StatelessModel, and this loss is none's: give its model.loss, "
+            "or leave buffers out"
+        )
+    return move
 
 
 def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:

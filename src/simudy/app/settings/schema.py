@@ -216,6 +216,7 @@ class Config:
     backend: str = limited("native", Literal["native", "torchopt", "higher"])
     precision: str = limited("ieee", Literal["ieee", "tf32"])
     dry_run: bool = False
+    parallel: str | None = limited(None, Literal["images"] | None)
     distance: Any = field(default="cosine", metadata={"hint": str | dict[str, Any]})
     data: Any = field(default=None, metadata=NODE)
     model: Any = field(default=None, metadata=NODE)

@@ -35,6 +35,9 @@ class RunDirectory:
     gallery_page = property(lambda self: self.root / "gallery.html")
     report = property(lambda self: self.root / "report.html")
     agreement = property(lambda self: self.root / "agreement.json")
+    diagnosis = property(lambda self: self.root / "diagnosis.json")
+    membership = property(lambda self: self.root / "membership.json")
+    exposure = property(lambda self: self.root / "exposure.json")
     result = property(lambda self: self.root / "result.json")
 
     def claim(self, cfg: DictConfig) -> None:

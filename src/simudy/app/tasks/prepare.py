@@ -21,6 +21,7 @@ from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.typed import typed
 from simudy.app.store.inside import load_inside
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
@@ -137,7 +138,7 @@ def load_files(cfg: DictConfig) -> Evidence:
     module = build(cfg.model, "model", shape=shape, classes=classes)
     facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
     run = recipe(cfg)
-    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
+    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n, "typed": typed(cfg)}
     files = load_inside(module, said, run)
     return evidence_from_weights(module, recipe=run, loss=loss(cfg), **files, **told, **facts)
 

@@ -20,8 +20,11 @@ from simudy.plain import flatten
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "simudy"
+# The report is written for whoever ran the command, and tells them what to type next.
 LIBRARY = [
-    path for path in sorted(SOURCE.rglob("*.py")) if path.relative_to(SOURCE).parts[0] != "app"
+    path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if path.relative_to(SOURCE).parts[0] != "app" and "report" not in path.parts
 ]
 
 
@@ -134,7 +137,7 @@ CFG = OmegaConf.create(
         ("Evidence(classes=None), Pretraining(new_head=False)",
          "evidence.classes=null, victim.pretrain.new_head=false"),
         ("evidence_from_weights(part='ema', mode='train')", "evidence.part=ema, victim.mode=train"),
-        ("set Recipe(optimizer=AdamW)", "set inner=adamw"),
+        ("set Recipe(optimizer=AdamW), AdamW(lr=0.1)", "set inner=adamw, inner.lr=0.1"),
         ("StatelessModel(criterion=torch.nn.MSELoss)", "recipe.loss._target_=torch.nn.MSELoss"),
         ("Folder(records=[0, 5])", "data.records=[0, 5]"),
         ("call module.eval()", "set victim.mode=eval"),

@@ -145,7 +145,7 @@ def test_a_schedule_alone_tells_the_epochs():
 
 def test_contradictions_are_refused():
     start, end = train(OPTIMIZERS["adamw"], SCHEDULERS["step"])
-    with pytest.raises(SimudyError, match=r"has lr=0\.01, the recipe 0\.5: set SGD\(lr=0\.01\)"):
+    with pytest.raises(SimudyError, match=r"has lr=0\.01, the recipe 0\.5: set AdamW\(lr=0\.01\)"):
         understood(start, end, typed=("inner.lr",), optimizer=SGD(lr=0.5))
     with pytest.raises(SimudyError, match=r"holds the state of AdamW, the recipe says SGD"):
         understood(start, end, typed=("inner._target_",))

@@ -11,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from simudy.analysis.gallery import FLOORS, displayable
-from simudy.analysis.page import inline_png, page
+from simudy.analysis.page import page
 from simudy.analysis.pairing import UNMATCHED
 from simudy.analysis.score import RECOVERED, Normalisation, Score
 from simudy.files import write_atomically
+from simudy.pictures import inline_png
 
 
 def save_gallery_page(

@@ -4,12 +4,7 @@ system is.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-
-import numpy as np
-from PIL import Image
 
 LIGHT = {
     "page": "#f6f7f9",
@@ -46,13 +41,6 @@ def page(title: str, body: str, rules: str) -> str:
         f"<style>\n{colours()}{rules}</style></head>\n"
         f"<body><main>\n<h1>{name}</h1>\n{body}\n</main></body>\n</html>\n"
     )
-
-
-def inline_png(pixels: np.ndarray) -> str:
-    """Bytes ``(h, w, 3)`` as an address that holds the picture itself."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def colours() -> str:

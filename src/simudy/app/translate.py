@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from simudy.app.settings.meaning import SHARED
+from simudy.app.settings.meaning import SHARED, conf
 from simudy.trust import targets_of
 
 # A class or function with arguments by name; a value of `…` leaves open what to give.
@@ -47,7 +47,7 @@ def in_settings(words: str, cfg: DictConfig) -> str:
     Args:
         cfg: the settings of the run.
     """
-    places = {**_of_targets(cfg), **PLACES}
+    places = {**_rules(), **_of_targets(cfg), **PLACES}
 
     def settings(found: re.Match[str]) -> str:
         name, arguments = found.groups()
@@ -59,6 +59,13 @@ def in_settings(words: str, cfg: DictConfig) -> str:
     for phrase, setting in PHRASES.items():
         words = words.replace(phrase, setting)
     return MENTION.sub(settings, words)
+
+
+def _rules() -> dict[str, str]:
+    """The rules there are, which a file may tell of where the settings name another."""
+    files = (conf() / "inner").glob("*.yaml")
+    named = (re.search(r"_target_: \S+\.(\w+)", file.read_text()) for file in files)
+    return {found[1]: "inner" for found in named if found}
 
 
 def _of_targets(cfg: DictConfig) -> dict[str, str]:

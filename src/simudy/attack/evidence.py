@@ -43,7 +43,7 @@ from simudy.errors import SimudyError
 _FACTS = ("shape", "classes", "n", "mean", "std", "precision", "notes")
 
 
-@dataclass
+@dataclass(repr=False)
 class Evidence:
     """The public side of a training run.
 
@@ -103,6 +103,21 @@ class Evidence:
                     "two of the checkpoints, or one and an end of the run, are the same: nothing "
                     "was learned between them, so leave one out"
                 )
+
+    def __repr__(self) -> str:
+        """Three lines: what was trained on what, how, and how far it came."""
+        count = sum(p.numel() for p in self.initial.values())
+        size = "×".join(map(str, self.shape))
+        many = "an unknown number of" if self.n is None else self.n
+        moved = float(tree.norm(self.displacement))
+        found = self.notes.get("findings", [])
+        return (
+            f"Evidence: {type(self.model.module).__name__} of {count:,} parameters, trained on "
+            f"{many} images of {size} in {self.classes} classes\n"
+            f"  run: {self.recipe}\n"
+            f"  moved: {moved:.2e}, {moved / max(float(tree.norm(self.initial)), 1e-30):.1e} of "
+            f"the initial weights; {found[-1] if found else 'nothing else is known'}"
+        )
 
     @property
     def displacement(self) -> Params:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, TypeVar, overload
 
 from torch import Tensor
@@ -25,9 +26,10 @@ Tree = TypeVar("Tree")
 def simulate(  # pyright: ignore[reportOverlappingOverload]
     loss: Callable[[Any, Any], Any],
     params: Tree,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     optimizer: Rule | Sequence[Rule],
     *,
+    steps: int | None = ...,
     adjoint: Adjoint = ...,
     gradient: Gradient = ...,
     state: Any = ...,
@@ -41,9 +43,10 @@ def simulate(  # pyright: ignore[reportOverlappingOverload]
 def simulate(
     loss: Callable[[Any, Any], Any],
     params: Any,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     optimizer: Rule | Sequence[Rule],
     *,
+    steps: int | None = ...,
     adjoint: Adjoint = ...,
     gradient: Gradient = ...,
     state: Any = ...,
@@ -56,9 +59,10 @@ def simulate(
 def simulate(
     loss: Callable[[Any, Any], Any],
     params: Any,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     optimizer: Rule | Sequence[Rule],
     *,
+    steps: int | None = None,
     adjoint: Adjoint = Direct(),  # noqa: B008 (frozen)
     gradient: Gradient = Reverse(),  # noqa: B008 (frozen)
     state: Any = None,
@@ -82,9 +86,13 @@ def simulate(
         params: initial parameters θ0, never mutated: tensors by name, or any nest of dicts, lists
             and tuples, in which case the loss, ``observe`` and the result have the same form, and a
             rule sees names such as ``layers.0.weight``.
-        batches: one entry per step, e.g. ``(images, labels)``; the loss alone looks inside.
+        batches: one entry per step, e.g. ``(images, labels)``; the loss alone looks inside. With
+            ``steps``, any iterable, such as a ``DataLoader``.
         optimizer: one rule for all steps, or one per step (a schedule); the state is handed from
             one to the next.
+        steps: take as many batches, going through ``batches`` anew each time they end, as epochs
+            do. All are held in memory for the run, for a replay must meet the same. Default: as
+            many as there are in a list.
         adjoint: how the fold is differentiated (memory against time).
         gradient: how ∇ℓ is computed and differentiated.
         state: the optimizer's state to go on from, as ``return_state`` gave it or as
@@ -106,8 +114,9 @@ def simulate(
         the state, the buffers, and the list of what was observed, each where asked for.
 
     Raises:
-        SimudyError: the number of rules differs from the number of batches; the loss draws random
-            numbers, or is otherwise another at its next call; the state is of another rule.
+        SimudyError: the number of rules differs from the number of batches, or there are fewer than
+            ``steps``; the loss draws random numbers, or is otherwise another at its next call; the
+            state is of another rule.
 
     Example:
         >>> import torch
@@ -120,6 +129,7 @@ def simulate(
         >>> end["w"].backward(); lr.grad
         tensor(-3.2000)
     """
+    batches = _listed(batches, steps)
     if not is_flat(params):
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
         more = {**options, "return_state": return_state, "observe": observe}
@@ -173,6 +183,29 @@ def _mover(loss: Any) -> Callable[[Params, Any, Params], Params]:
             "or leave buffers out"
         )
     return move
+
+
+def _listed(batches: Iterable[Any], steps: int | None) -> Sequence[Any]:
+    """The batches of all steps."""
+    if steps is None:
+        if hasattr(batches, "__getitem__"):
+            return batches  # type: ignore[return-value]
+        raise SimudyError(
+            f"batches are a {type(batches).__name__}, whose length is not that of the run: say how "
+            "many steps to take, steps=…"
+        )
+    if steps < 0:
+        raise SimudyError(f"steps={steps}: give 0 or more")
+    taken: list[Any] = []
+    while len(taken) < steps:
+        before = len(taken)
+        taken += islice(batches, steps - before)
+        if len(taken) == before:
+            raise SimudyError(
+                f"batches gave {before} of steps={steps} and then no more: give what can be gone "
+                "through again (a list, a DataLoader), or fewer steps"
+            )
+    return taken
 
 
 def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:

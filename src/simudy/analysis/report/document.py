@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simudy.analysis.gallery import FLOORS, displayable
 from simudy.analysis.gallery_page import GALLERY_RULES, figures_of
-from simudy.analysis.page import colours, inline_png
+from simudy.analysis.page import colours
 from simudy.analysis.report.conclusion import conclude, highest_floor
 from simudy.analysis.report.curves import Row, curves
 from simudy.analysis.report.risk import most_at_risk
@@ -25,6 +25,7 @@ from simudy.analysis.report.tiles import tiles
 from simudy.analysis.score import Normalisation, Score
 from simudy.analysis.verdicts import MEANING
 from simudy.files import write_atomically, write_json
+from simudy.pictures import inline_png
 from simudy.plain import flatten
 
 CAUTIONS = (

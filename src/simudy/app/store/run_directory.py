@@ -91,6 +91,7 @@ class Result(_Required, total=False):
     mse: Figure
     recovered: Figure
     m_lin: Figure
+    auc: Figure
     distance: Figure
     objective: Figure
     floor: dict[str, Figure] | None

@@ -19,7 +19,7 @@ from torch import Tensor
 from simudy.analysis.metrics import WINDOW
 from simudy.app.settings import factories
 from simudy.app.settings.fingerprint import config_hash
-from simudy.app.store import history, reconstruction
+from simudy.app.store import history
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
@@ -29,7 +29,7 @@ from simudy.app.tracking import Guarded
 from simudy.app.translate import in_settings
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.search import Reconstruction
+from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def attack(
     history.save(folder.history, found.history)
     found, certified = decode(found, evidence, cfg) if cfg.outer.decode else (found, {})
     facts = {**_facts(cfg, found, evidence, device), **certified}
-    reconstruction.write(folder.reconstruction, found, facts)
+    found.write_tensors(folder.reconstruction, facts)
 
 
 def take_one_step(

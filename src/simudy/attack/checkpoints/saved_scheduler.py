@@ -57,7 +57,7 @@ def scheduler_of(saved: Mapping[str, Any]) -> Scheduler:
         raise SimudyError(
             f"the files' {made.__name__} stands at a rate of {saved['_last_lr'][0]}, where it "
             f"would have come to {rates[-1]}: something else moved it, so give the factors as "
-            "recipe.schedule"
+            "Recipe(schedule=…)"
         )
     return scheduler
 

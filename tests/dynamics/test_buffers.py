@@ -157,6 +157,25 @@ def test_their_derivative_is_that_of_finite_differences(mode):
     assert slope == pytest.approx(directional(outcome, data, along, step=1e-4), rel=1e-7)
 
 
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_forward_mode_sees_them_too(mode):
+    model, x, v = StatelessModel(small()), *torch.randn(2, 6, 4)
+
+    def outcome(x: Tensor, mode: Any = mode) -> Tensor:
+        ways: dict = {"adjoint": mode[0], "gradient": mode[1]}
+        buffers = simulate(
+            model.loss, model.params, [(x, LABELS)] * 3, SGD(0.3), buffers=model.buffers, **ways
+        )[1]
+        return view({k: b for k, b in buffers.items() if b.is_floating_point()}).sin()
+
+    slope = torch.func.grad(lambda x: outcome(x, MODES[0]))(x)
+    tangent = torch.func.jvp(outcome, (x,), (v,))[1]
+    torch.testing.assert_close(tangent, (slope * v).sum(), rtol=1e-9, atol=1e-12)
+    hessian = torch.func.hessian(outcome)(x)
+    twice = torch.func.jacrev(torch.func.jacrev(lambda x: outcome(x, MODES[0])))(x)
+    torch.testing.assert_close(hessian, twice, rtol=1e-8, atol=1e-11)
+
+
 def test_two_runs_are_one_beside_the_state_and_what_is_seen():
     model, data = StatelessModel(convolutional()), [(x, LABELS) for x in images(6)]
     see: dict = {"observe": lambda t, params, loss: loss, "return_state": True}

@@ -268,7 +268,8 @@ def evidence_from_weights(
                 *found.sentences(),
                 *filled,
                 *roundings(module, inside, found.rounded),
-            ]
+            ],
+            **({"filled": True} if filled else {}),
         },
         **facts,
     )

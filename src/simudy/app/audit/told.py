@@ -14,25 +14,22 @@ from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.optim import Rule
 
-_DIAGNOSIS = "diagnosis"
-
 
 def told_of(
     cfg: DictConfig, held: Evidence, result: Mapping[str, Any], folder: RunDirectory, images: Any
 ) -> dict[str, Any]:
     """What ``content_of`` takes as ``told``, for a run in its directory."""
     agreement = load_agreement(folder.agreement, images)
-    diagnosis = load_found(folder.diagnosis)
     return {
         "knowledge": knowledge(cfg, held),
         "assumed": assumed(cfg, held),
-        "read": list(held.notes.get("findings", ())),
+        "read": [*held.notes.get("findings", ()), *result.get("limits", ())],
         "attacks": list(_attacks(cfg, result, agreement)),
         "compute": _compute(result),
         "agreement": agreement,
         "membership": load_found(folder.membership),
         "exposure": load_found(folder.exposure),
-        "diagnosis": diagnosis["lines"] if diagnosis else None,
+        "diagnosis": load_found(folder.diagnosis),
     }
 
 
@@ -118,7 +115,11 @@ def _of_run(cfg: DictConfig, held: Evidence) -> Iterator[str]:
         return
     recipe = held.recipe
     batch = recipe.batch_size or "all images"
-    yield f"Typed, not read: {in_words(recipe.optimizer)}, {recipe.epochs} epochs, batch {batch}."
+    length = f"{recipe.epochs} epochs, batch {batch}"
+    if held.notes.get("filled"):
+        yield f"Typed, as far as the files do not tell it: {length}."
+    else:
+        yield f"Typed, not read: {in_words(recipe.optimizer)}, {length}."
     yield f"Typed: {held.n} images." if held.n else "The number of images: not told."
     yield f"Typed: images normalised by mean {list(held.mean)} and deviation {list(held.std)}."
 

@@ -53,7 +53,7 @@ FACTORS = dict[str, Any] | list[float] | float | None
 EPOCHS, EPOCHS_OR_NONE, CLASSES = Range(1, 10**6), Range(0, 10**6), Range(1, 10**6)
 LRS = Annotated[dict[str, Annotated[float, POSITIVE]] | None, "by variable"]
 STEPS = list[Annotated[int, COUNT]] | None
-SHAPE = Annotated[list[Annotated[int, SIDE]], Length(3, 3)] | None
+SHAPE = Annotated[list[Annotated[int, SIDE]], Length(1)] | None
 MEANS = Annotated[list[float], Length(1)]
 # A step of one grey level is 1/255: below a thousandth of that a picture would have no contrast.
 DEVIATIONS = Annotated[list[Annotated[float, Range(1e-6)]], Length(1)]

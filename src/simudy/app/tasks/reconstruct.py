@@ -28,6 +28,7 @@ from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
 from simudy.app.translate import in_settings
 from simudy.attack.evidence import Evidence
+from simudy.attack.limits import limits
 from simudy.attack.methods.problem import Problem
 from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
@@ -93,6 +94,8 @@ def _build_problem(
     log.info(overview(evidence, problem, fits, device=device))
     for finding in evidence.notes.get("findings", ()):
         log.info("from the files: %s", in_settings(finding, cfg))
+    for reason in limits(evidence, n=n):
+        log.info("what limits any attack: %s", in_settings(reason, cfg))
     return fits, problem
 
 
@@ -125,6 +128,7 @@ def _facts(
         / max(found.iterations, 1),
         "peak_memory_mb": round(_peak_memory(device), 1),
         "n": evidence.n or len(found.images),
+        "limits": limits(evidence, n=len(found.images)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": {
             "python": platform.python_version(),

@@ -6,7 +6,8 @@ and its held-out candidates (200 others) from 1000 to 1999. What is done is kept
 done again. Shadow models, of LiRA offline (Carlini et al., 2022, with one deviation for all
 images, as there are few), begin at the victim's own θ0 and see public records from 2000 on.
 
-python benchmarks/membership.py --root DATA [--out runs/membership] [--shadows 4] [--only mlp]
+python benchmarks/membership.py --root DATA [--out runs/membership] [--shadows 4] [--repeats 1]
+    [--ridge 0.01] [--only mlp]
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import Any
 import measure
 import torch
 import torch.nn.functional as F
-from scipy.stats import kstest
+from scipy.stats import chi2
 from torch import Tensor, nn
 
 from simudy import SGD, Adam, Evidence, Recipe
 from simudy.analysis.calibration import p_values, separation, uniformity
 from simudy.analysis.linearity import run_linearity
 from simudy.attack.membership.layer_inputs import Probe
+from simudy.attack.membership.metric import RIDGE
 from simudy.attack.membership.outside import RowSpaceTest
 from simudy.victim.data import Cifar10
 from simudy.victim.models import MLP, ResNet, ViT
@@ -50,11 +52,21 @@ class Case:
     lr: float
     precision: str = "float32"
     adam: bool = False
+    epochs: int = 10
+    batch: int | None = None
 
     @property
     def name(self) -> str:
         rule = "adam" if self.adam else "sgd"
-        return f"{self.kind} n={self.n} {rule} lr={self.lr} {self.precision}"
+        longer = f" epochs={self.epochs}" if self.epochs != 10 else ""
+        parts = f" batch={self.batch}" if self.batch else ""
+        return f"{self.kind} n={self.n} {rule} lr={self.lr} {self.precision}{longer}{parts}"
+
+    @property
+    def recipe(self) -> Recipe:
+        rule = (Adam if self.adam else SGD)(lr=self.lr)
+        shuffle = self.batch is not None
+        return Recipe(rule, epochs=self.epochs, batch_size=self.batch, shuffle=shuffle, seed=1)
 
 
 def cases() -> list[Case]:
@@ -65,7 +77,10 @@ def cases() -> list[Case]:
         found += [Case("resnet", n, lr) for n in COUNTS] + [Case("resnet", 20, lr, "bfloat16")]
     found += [Case("resnet-train", n, 0.01) for n in COUNTS]
     found += [Case("resnet-train", 20, 0.01, "bfloat16"), Case("resnet", 20, 1e-3, adam=True)]
-    return [*found, *(Case("vit", n, 0.05, kind) for n in COUNTS for kind in both)]
+    found += [Case("vit", n, 0.05, kind) for n in COUNTS for kind in both]
+    found += [Case("mlp", 500, 0.01), Case("resnet", 200, 0.01), Case("vit", 200, 0.05)]
+    return [*found, *(Case(kind, 50, 0.01, batch=10) for kind in ("mlp", "resnet")),
+            Case("resnet", 20, 0.01, epochs=50)]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +127,9 @@ def network(case: Case, held: Data, out: Path, seed: int) -> nn.Module:
 
 def trained(net: nn.Module, case: Case, images: Tensor, labels: Tensor) -> Evidence:
     """Evidence of a run, rounded as it is published."""
-    recipe = Recipe((Adam if case.adam else SGD)(lr=case.lr), epochs=10)
-    model, final = train(net, images, labels, recipe)
+    model, final = train(net, images, labels, case.recipe)
     shape: Any = tuple(images.shape[1:])
-    held = Evidence(model, model.params, final, recipe, shape, 10, len(images))
+    held = Evidence(model, model.params, final, case.recipe, shape, 10, len(images))
     if case.precision == "float32":
         return held
     kind = getattr(torch, case.precision)
@@ -165,7 +179,7 @@ def run(case: Case, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     begun = time.process_time()
     held = trained(net, case, *given.members)
     spent, begun = time.process_time() - begun, time.process_time()
-    test = RowSpaceTest.of(held, given.reference[:FITTED])
+    test = RowSpaceTest.of(held, given.reference[:FITTED], ridge=args.ridge)
     parts = (given.members[0], given.strangers[0], given.reference[FITTED:])
     members, strangers, against = (test.scores(part) for part in parts)
     seconds = time.process_time() - begun
@@ -187,7 +201,7 @@ def _m_lin(case: Case, net: nn.Module, given: Data) -> float | None:
     """Where the norms do not mix images; of ten, which costs least and says as much."""
     if case.kind != "resnet" or case.n != 10:
         return None
-    return run_linearity(net, *given.members, Recipe(SGD(lr=case.lr), epochs=10))["m_lin"]
+    return run_linearity(net, *given.members, case.recipe)["m_lin"]
 
 
 def table(found: Iterable[dict[str, Any]]) -> str:
@@ -197,6 +211,8 @@ def table(found: Iterable[dict[str, Any]]) -> str:
     rows = []
     for one in found:
         rule = f"{one['kind']}, {'Adam' if one['adam'] else 'SGD'} {one['lr']}"
+        rule += f", batches of {one['batch']}" if one.get("batch") else ""
+        rule += f", {one['epochs']} epochs" if one.get("epochs", 10) != 10 else ""
         rule += f", M_lin {one['m_lin']:.2f}" if one["m_lin"] is not None else ""
         figures = [f"{one[m]['auc']:.3f}, {100 * one[m]['tpr']:.0f} %" for m in METHODS]
         start = [rule, str(one["n"]), one["precision"], f"`{one['layer']}`", f"{one['load']:.2f}"]
@@ -211,13 +227,46 @@ def summary(found: list[dict[str, Any]]) -> str:
     lines += [
         f"P(p ≤ {a}) = {float((ps <= a).double().mean()):.4f}" for a in (0.01, 0.05, 0.1, 0.5)
     ]
-    together = kstest([one["ks"]["p"] for one in found], "uniform")
     lowest = min(one["ks"]["p"] for one in found)
-    lines += [f"KS p-values: lowest {lowest:.3f}, themselves uniform with p {together.pvalue:.2f}"]
+    squares = [_deviation(torch.tensor(one["p"])) ** 2 for one in found]
+    lines += [f"lowest KS p {lowest:.1e}; victims' mean p-values: {_even(squares)}"]
     for name in METHODS:
         auc, tpr = ([one[name][k] for one in found] for k in ("auc", "tpr"))
         lines += [f"{name}: mean AUC {sum(auc) / len(auc):.3f}, mean TPR {sum(tpr) / len(tpr):.3f}"]
     return "\n".join(lines)
+
+
+def _even(squares: list[float]) -> str:
+    return f"χ² p {chi2.sf(sum(squares), len(squares)):.2f}"
+
+
+def resplit(case: Case, args: argparse.Namespace, seed: int, *, times: int = 150) -> str:
+    """One victim's held-out images, parted and fitted anew again and again."""
+    given = data(case, args.root, seed)
+    held = trained(network(case, given, args.out, seed), case, *given.members)
+    images = torch.cat([given.reference, given.strangers[0]])
+    rng, squares, lowest = torch.Generator().manual_seed(5), [], 1.0
+    for _ in range(times):
+        order = torch.randperm(len(images), generator=rng)
+        fitted, against, strangers = order.tensor_split([FITTED, REFERENCE])
+        test = RowSpaceTest.of(held, images[fitted])
+        scores = [test.scores(images[rows]) for rows in (strangers, against)]
+        squares.append(_deviation(p_values(*scores)) ** 2)
+        even = uniformity(*scores)
+        lowest = min(lowest, even.p if even else 1.0)
+    spread = (sum(squares) / times) ** 0.5
+    return (
+        f"{case.name}, seed {seed}: spread {spread:.2f}, {_even(squares)}, lowest KS p {lowest:.4f}"
+    )
+
+
+def _deviation(ps: Tensor) -> float:
+    """How far the mean of a victim's p-values is from what it should be, in standard deviations:
+    that of a rank sum, as they all look at one reference.
+    """
+    reference = REFERENCE - FITTED
+    spread = ((1 / len(ps) + 1 / reference) / 12) ** 0.5
+    return float(ps.mean() - 0.5 - 0.5 / (reference + 1)) / spread
 
 
 def main() -> None:
@@ -227,22 +276,28 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/membership"))
     parser.add_argument("--shadows", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=1, help="victims of each kind")
+    parser.add_argument("--ridge", type=float, default=RIDGE, help="of the metric; 1e9: none")
+    parser.add_argument("--resplit", nargs="*", type=int, default=[], help="seeds: split anew")
     parser.add_argument("--only", default="", help="victims whose names hold this")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
+    wanted = [(k, case) for k, case in enumerate(cases()) if args.only in case.name]
+    for seed in args.resplit:
+        print(resplit(wanted[0][1], args, seed), flush=True)
     found = []
-    for seed, case in enumerate(cases(), FIRST_SEED):
-        if args.only not in case.name:
-            continue
-        kept = args.out / f"{case.name.replace(' ', '_')}.json"
-        if not kept.exists():
-            one = run(case, args, seed)
-            kept.write_text(json.dumps(one))
-            print(case.name, *(f"{m} {one[m]['auc']:.3f}" for m in METHODS), flush=True)
-        found.append(json.loads(kept.read_text()))
-    print(table(found), summary(found), sep="\n\n")
+    for seed in [] if args.resplit else range(FIRST_SEED, FIRST_SEED + 1000 * args.repeats, 1000):
+        for k, case in wanted:
+            kept = args.out / f"{case.name.replace(' ', '_')}_{seed + k}.json"
+            if not kept.exists():
+                one = run(case, args, seed + k)
+                kept.write_text(json.dumps(one))
+                print(case.name, *(f"{m} {one[m]['auc']:.3f}" for m in METHODS), flush=True)
+            found.append(json.loads(kept.read_text()))
+    if found:
+        print(table(found), summary(found), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,12 @@ def expected() -> set[str]:
     source, conf = ROOT / "src" / "simudy", ROOT / "conf"
     modules = {f"simudy/{path.relative_to(source)}" for path in source.rglob("*.py")}
     settings = {f"simudy/conf/{path.relative_to(conf)}" for path in conf.rglob("*.yaml")}
-    return {*modules, *settings, "simudy/py.typed", "simudy/conf/__init__.py"}
+    layout = {
+        f"simudy/{path.relative_to(source)}"
+        for suffix in ("j2", "css")
+        for path in source.rglob(f"*.{suffix}")
+    }
+    return {*layout, *modules, *settings, "simudy/py.typed", "simudy/conf/__init__.py"}
 
 
 def main(dist: Path) -> None:

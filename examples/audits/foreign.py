@@ -4,7 +4,7 @@
     python foreign.py batchnorm            # trains, writes runs/batchnorm/, prints the command
     simudy evidence.initial=… …            # that command
 
-Nothing here imports simudy. Each function trains on eight faces, saves what its kind of script
+Nothing here imports simudy. Each function trains on eight small pictures, saves what its script
 would save, and returns the words that tell simudy about it.
 """
 
@@ -16,15 +16,17 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from skimage.data import lfw_subset
+from skimage.data import astronaut, coffee
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 N, SIZE, EPOCHS, SEED = 8, 16, 6, 3
+MEAN, STD = 0.5, 0.25
 Words = list[str]
 
 
@@ -47,11 +49,24 @@ class Mlp(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(SIZE**2, 200), nn.ReLU(), nn.Linear(200, outputs))
 
 
-def faces() -> tuple[Tensor, Tensor]:
-    """Eight faces and non-faces ``(8, 1, 16, 16)``, and which is which."""
-    pictures = torch.as_tensor(lfw_subset(), dtype=torch.float32)
-    chosen = torch.cat([pictures[: N // 2], pictures[100 : 100 + N // 2]])
-    return chosen[:, None, :SIZE, :SIZE].contiguous(), torch.arange(N) // (N // 2)
+def pieces(photograph: Callable[[], Any]) -> Tensor:
+    """A photograph, an eighth as large and grey, cut into squares ``(k, 1, 16, 16)``."""
+    grey = torch.as_tensor(photograph(), dtype=torch.float32).mean(2) / 255
+    small = nn.functional.avg_pool2d(grey[None, None], 8)[0, 0]
+    squares = small.unfold(0, SIZE, SIZE).unfold(1, SIZE, SIZE).reshape(-1, 1, SIZE, SIZE)
+    return (squares - MEAN) / STD
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """Eight pieces ``(8, 1, 16, 16)``, and which of two photographs they are of."""
+    chosen = [pieces(photograph)[: N // 2] for photograph in (astronaut, coffee)]
+    return torch.cat(chosen), torch.arange(N) // (N // 2)
+
+
+def heldout() -> tuple[Tensor, Tensor]:
+    """The other pieces, which no network saw."""
+    chosen = [pieces(photograph)[N // 2 :] for photograph in (astronaut, coffee)]
+    return torch.cat(chosen), torch.cat([torch.full([len(c)], i) for i, c in enumerate(chosen)])
 
 
 def loop(
@@ -81,8 +96,8 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def whole() -> list[tuple[Tensor, Tensor]]:
-    """All faces in one batch."""
-    return [faces()]
+    """All in one batch."""
+    return [images()]
 
 
 def sgd(module: nn.Module, **options: float) -> torch.optim.Optimizer:
@@ -112,7 +127,7 @@ def smoothing(folder: Path) -> Words:
     module = Mlp()
     before = state(module)
     generator = torch.Generator().manual_seed(SEED)
-    loader = DataLoader(TensorDataset(*faces()), 4, shuffle=True, generator=generator)
+    loader = DataLoader(TensorDataset(*images()), 4, shuffle=True, generator=generator)
     loop(module, sgd(module), loader, loss=nn.CrossEntropyLoss(label_smoothing=0.1))
     files(folder, before, state(module))
     order = ["recipe.order=torch", f"recipe.seed={SEED}", "recipe.batch_size=4"]
@@ -121,22 +136,19 @@ def smoothing(folder: Path) -> Words:
 
 
 def adamw(folder: Path) -> Words:
-    """AdamW with a cosine schedule."""
+    """AdamW with a cosine schedule, both saved beside the weights: nothing to say of them."""
     module = Cnn()
-    before = state(module)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS)
+
+    def checkpoint() -> dict[str, object]:
+        held = {"model": module, "optimizer": optimizer, "scheduler": scheduler}
+        return {name: copy.deepcopy(one.state_dict()) for name, one in held.items()}  # type: ignore
+
+    before = checkpoint()
     loop(module, optimizer, whole(), scheduler=scheduler)
-    files(folder, before, state(module))
-    rates = ["recipe.scheduler._target_=torch.optim.lr_scheduler.CosineAnnealingLR"]
-    rates += [f"+recipe.scheduler.T_max={EPOCHS}"]
-    return [
-        "model._target_=foreign.Cnn",
-        "inner=adamw",
-        "inner.lr=0.01",
-        "inner.weight_decay=0.05",
-        *rates,
-    ]
+    files(folder, before, checkpoint())
+    return ["model._target_=foreign.Cnn"]
 
 
 def frozen(folder: Path) -> Words:
@@ -224,15 +236,21 @@ def accumulation(folder: Path) -> Words:
     """Batches of two, a step every four."""
     module = Cnn()
     before = state(module)
-    loader = DataLoader(TensorDataset(*faces()), 2)
+    loader = DataLoader(TensorDataset(*images()), 2)
     loop(module, sgd(module), loader, accumulate=4)
     files(folder, before, state(module))
-    return ["model._target_=foreign.Cnn", "recipe.batch_size=2", "recipe.accumulate=4"]
+    prior = ["dummy.noise=0.1", "prior.tv=0.001", "prior.box=0.1"]
+    return [
+        "model._target_=foreign.Cnn",
+        "recipe.batch_size=2",
+        "recipe.accumulate=4",
+        *prior,
+    ]
 
 
 def targets() -> Tensor:
-    """A real number for each face: its mean brightness, standardised."""
-    mean = faces()[0].mean((1, 2, 3))
+    """A real number for each: its mean brightness, standardised."""
+    mean = images()[0].mean((1, 2, 3))
     return (mean - mean.mean()) / mean.std()
 
 
@@ -240,7 +258,7 @@ def regression(folder: Path) -> Words:
     """One real output, squared error."""
     module = Mlp(outputs=1)
     before = state(module)
-    batches = [(faces()[0], targets()[:, None])]
+    batches = [(images()[0], targets()[:, None])]
     loop(module, sgd(module, lr=0.02), batches, loss=nn.functional.mse_loss)
     files(folder, before, state(module))
     loss = ["recipe.loss._target_=torch.nn.MSELoss", "evidence.classes=1", "dummy.labels=learned"]
@@ -249,8 +267,8 @@ def regression(folder: Path) -> Words:
 
 def binary(folder: Path) -> Words:
     """One logit, binary cross-entropy."""
-    module, (images, labels) = Mlp(outputs=1), faces()
-    before, batches = state(module), [(images, labels.float()[:, None])]
+    module, (x, y) = Mlp(outputs=1), images()
+    before, batches = state(module), [(x, y.float()[:, None])]
     loop(module, sgd(module), batches, loss=nn.functional.binary_cross_entropy_with_logits)
     files(folder, before, state(module))
     loss = "recipe.loss._target_=torch.nn.BCEWithLogitsLoss"
@@ -266,6 +284,9 @@ SITUATIONS = {
 }
 
 
+SAVED = {"adamw"}  # what their files tell of the rule and the epochs, nobody needs to say
+
+
 def audit(name: str, folder: Path) -> Words:
     """Train, save, and return the words of the command."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -277,10 +298,13 @@ def audit(name: str, folder: Path) -> Words:
 def _command(name: str, folder: Path, told: Words) -> Iterator[str]:
     ends = ("before", "after") if name == "shards" else ("before.pt", "after.pt")
     yield from (f"evidence.initial={folder / ends[0]}", f"evidence.final={folder / ends[1]}")
-    yield from (f"evidence.shape=[1,{SIZE},{SIZE}]", f"evidence.n={N}", f"recipe.epochs={EPOCHS}")
+    yield from (f"evidence.mean=[{MEAN}]", f"evidence.std=[{STD}]")
+    yield from (f"evidence.shape=[1,{SIZE},{SIZE}]", f"evidence.n={N}")
     keys = {word.partition("=")[0] for word in told}
     yield from ["evidence.classes=2"] if "evidence.classes" not in keys else []
-    yield from ["inner.lr=0.1"] if not keys & {"inner.lr", "inner._target_"} else []
+    if name not in SAVED:
+        yield f"recipe.epochs={EPOCHS}"
+        yield from ["inner.lr=0.1"] if not keys & {"inner.lr", "inner._target_"} else []
     yield from told
 
 

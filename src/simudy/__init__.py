@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` does the same
     from simudy.analysis.gallery import save_gallery as save_gallery
     from simudy.analysis.score import score as score
+    from simudy.app.recorder.record import Recording as Recording
     from simudy.app.recorder.record import record as record
     from simudy.attack.distance import cosine as cosine
     from simudy.attack.distance import euclidean as euclidean
     from simudy.attack.evidence import Evidence as Evidence
     from simudy.attack.evidence import evidence_from_weights as evidence_from_weights
     from simudy.attack.methods.simudy import Simudy as Simudy
+    from simudy.attack.outcome import Reconstruction as Reconstruction
     from simudy.attack.prior import total_variation as total_variation
     from simudy.attack.search import Outer as Outer
-    from simudy.attack.search import Reconstruction as Reconstruction
     from simudy.attack.search import reconstruct as reconstruct
     from simudy.dynamics.adjoint import Direct as Direct
     from simudy.dynamics.adjoint import Recompute as Recompute
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.gradient.first_order import FirstOrder as FirstOrder
     from simudy.dynamics.gradient.mixed import Mixed as Mixed
     from simudy.dynamics.gradient.reverse import Reverse as Reverse
+    from simudy.dynamics.gradient.sharded import Sharded as Sharded
     from simudy.dynamics.gradient.traced import Traced as Traced
     from simudy.dynamics.implicit import Implicit as Implicit
     from simudy.dynamics.model.stateless import StatelessModel as StatelessModel
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.optim.adam import AdamW as AdamW
     from simudy.dynamics.optim.clipped import Clipped as Clipped
     from simudy.dynamics.optim.interop.from_torch import from_torch as from_torch
+    from simudy.dynamics.optim.interop.lr_scheduler import from_scheduler as from_scheduler
     from simudy.dynamics.optim.interop.torchopt import TorchOpt as TorchOpt
     from simudy.dynamics.optim.lion import Lion as Lion
     from simudy.dynamics.optim.rmsprop import RMSprop as RMSprop
@@ -50,6 +53,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
 _HOME = {
     "save_gallery": "simudy.analysis.gallery",
     "score": "simudy.analysis.score",
+    "Recording": "simudy.app.recorder.record",
     "record": "simudy.app.recorder.record",
     "cosine": "simudy.attack.distance",
     "euclidean": "simudy.attack.distance",
@@ -58,7 +62,7 @@ _HOME = {
     "Simudy": "simudy.attack.methods.simudy",
     "total_variation": "simudy.attack.prior",
     "Outer": "simudy.attack.search",
-    "Reconstruction": "simudy.attack.search",
+    "Reconstruction": "simudy.attack.outcome",
     "reconstruct": "simudy.attack.search",
     "Direct": "simudy.dynamics.adjoint",
     "Recompute": "simudy.dynamics.adjoint",
@@ -67,6 +71,7 @@ _HOME = {
     "FirstOrder": "simudy.dynamics.gradient.first_order",
     "Mixed": "simudy.dynamics.gradient.mixed",
     "Reverse": "simudy.dynamics.gradient.reverse",
+    "Sharded": "simudy.dynamics.gradient.sharded",
     "Traced": "simudy.dynamics.gradient.traced",
     "Implicit": "simudy.dynamics.implicit",
     "StatelessModel": "simudy.dynamics.model.stateless",
@@ -75,6 +80,7 @@ _HOME = {
     "AdamW": "simudy.dynamics.optim.adam",
     "Clipped": "simudy.dynamics.optim.clipped",
     "from_torch": "simudy.dynamics.optim.interop.from_torch",
+    "from_scheduler": "simudy.dynamics.optim.interop.lr_scheduler",
     "TorchOpt": "simudy.dynamics.optim.interop.torchopt",
     "Lion": "simudy.dynamics.optim.lion",
     "RMSprop": "simudy.dynamics.optim.rmsprop",

@@ -35,7 +35,7 @@ def test_text_stands_out_from_its_ground(scheme):
 
 def require_self_contained(text: str) -> None:
     assert '<meta name="viewport" content="width=device-width' in text
-    assert "@media (prefers-color-scheme: dark)" in text
+    assert "@media screen and (prefers-color-scheme: dark)" in text
     assert not re.search(r"https?://(?!www\.w3\.org/)", text)
     assert "<script" not in text
 

@@ -1,5 +1,6 @@
 """The pictures hold everything, depend on nothing and appear whole."""
 
+import json
 import re
 
 import pytest
@@ -7,8 +8,18 @@ import torch
 from PIL import Image
 
 from simudy.analysis.gallery import enlarge, save_gallery
-from simudy.analysis.report import flatten, save_report
+from simudy.analysis.report.conclusion import (
+    FITTED,
+    LEAKS,
+    MARGIN,
+    NOT_PROOF,
+    UNKNOWN,
+    UNSEEN,
+    conclude,
+)
+from simudy.analysis.report.document import content_of, save_report
 from simudy.analysis.score import Score, score
+from simudy.plain import flatten
 
 
 def images(n: int, c: int = 3, side: int = 8, seed: int = 0) -> torch.Tensor:
@@ -78,73 +89,130 @@ HISTORY = [
 HISTORY[5]["ssim_paper"] = 0.3
 
 
-def report(path, *, secret=True, history=HISTORY, title="a run"):
+def result_of(score: Score | None = None, *, distance=1e-3, status="finished", **more):
+    figures = score.as_dict() if score else {}
+    return {"status": status, "distance": distance, "seconds": 12.5, **figures, **more}
+
+
+def report(path, *, secret=True, history=HISTORY, title="a run", told=None, **more):
     truth, reconstruction = images(4), images(4, seed=1)
-    result = scored(truth, reconstruction) if secret else None
-    gallery = path.with_name("gallery.png")
-    save_gallery(
-        gallery, truth if secret else None, reconstruction, result, normalisation=None, title=title
-    )
+    found = scored(truth, reconstruction) if secret else None
     save_report(
         path,
         title=title,
         settings={"data": {"name": "<b>faces</b>", "n": 4}, "seed": 12345, "outer": {"lr": 0.1}},
-        result={"status": "finished", "distance": 1e-3, "seconds": 12.5, "ssim": None},
+        result=result_of(found, verdicts=["unsupported"] * 4, **more),
         history=history,
-        gallery_png=gallery,
+        truth=truth if secret else None,
+        reconstruction=reconstruction,
         filmstrip=[(0, images(2)), (500, images(2, seed=1))],
         normalisation=None,
-        score=result,
+        score=found,
+        told=told,
     )
     return path.read_text(encoding="utf-8")
 
 
+TOLD = {
+    "knowledge": {"rule": "SGD(lr=0.1)", "epochs": 3},
+    "assumed": ["Typed: <i>4 images</i>."],
+    "read": ["the files prove <u>this</u>"],
+    "attacks": [{"method": "Simudy", "seed": 0}, {"independent search": "b"}],
+    "compute": {"seconds": 12.5},
+    "membership": {"below_1_percent": 3, "expected_by_chance": 0.1, "candidates": [{}] * 9,
+                   "auc": 0.75, "power": "full"},
+    "diagnosis": {
+        "lines": [{"name": "M_lin", "figure": "0.44", "meaning": "far from linear"}],
+        "changes": ["fewer epochs"], "not_shown": "nothing is safe",
+    },
+}  # fmt: skip
+
+
 def test_a_report_holds_every_part_and_loads_nothing(tmp_path):
-    text = report(tmp_path / "report.html")
-    for part in (
-        "Against the floor",
-        "Reconstructions",
-        "Curves",
-        "How the images came about",
-        "Result",
-        "Settings",
-    ):
-        assert f"<h2>{part}</h2>" in text
+    text = report(tmp_path / "report.html", told=TOLD)
+    parts = (
+        *("Images most at risk", "What to do", "Assumed", "Read from the files"),
+        *("The three verdicts on an image", "What the attacker knew", "Attacks tried", "Compute"),
+        *("Diagnosis", "To keep in mind", "Against the floor", "Reconstructions", "Curves"),
+        *("How the images came about", "Result", "Settings"),
+    )
+    places = [text.index(f"<h2>{part}</h2>") for part in parts]
+    assert places == sorted(places)
     assert set(re.findall(r'(?:src|srcset)="([^,]*),', text)) == {"data:image/png;base64"}
     text = re.sub(r'base64,[^"]*', "", text)  # four letters may turn up in an image by chance
     assert (
         "http" not in text and "url(" not in text and "<script" not in text and "<link" not in text
     )
-    assert "prefers-color-scheme: dark" in text
-    assert text.count('class="pixels"') == 4
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+    assert text.count('class="pixels"') == 4 and text.count("<figcaption>") == 2 + 4
     assert "<td>12345</td>" in text and "outer.lr" in text
+    assert "3 of 9" in text and "by chance 0.1; AUC 0.750" in text and "far from linear" in text
+    assert "<li>fewer epochs</li>" in text and "nothing is safe" in text
 
 
-def test_a_report_says_when_it_is_not_above_chance(tmp_path):
-    assert "Not above chance" in report(
-        tmp_path / "report.html"
-    )  # random images against random images
+def test_the_page_and_the_json_say_the_same(tmp_path):
+    text = report(tmp_path / "report.html", told=TOLD)
+    content = json.loads((tmp_path / "report.json").read_text())
+    told = [*content["why"], *content["advice"], *content["cautions"], content["answer"]]
+    figures = [tile[key] for tile in content["figures"] for key in ("value", "name", "note")]
+    words = text.replace("&gt;", ">").replace("&#34;", '"')
+    assert all(entry in words for entry in (*told, *figures))
+    assert content["result"]["distance"] == 1e-3 and content["settings"]["seed"] == 12345
 
 
 def test_a_report_escapes_what_a_person_typed(tmp_path):
-    text = report(tmp_path / "report.html", title="<script>alert(1)</script> $x_1$")
-    assert "<script>" not in text and "<b>faces</b>" not in text
+    text = report(tmp_path / "report.html", title="<script>alert(1)</script> $x_1$", told=TOLD)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert not [tag for tag in ("<script>", "<b>faces</b>", "<i>4", "<u>") if tag in text]
 
 
 def test_a_report_without_a_secret_gives_no_score(tmp_path):
     text = report(tmp_path / "report.html", secret=False)
-    assert (
-        "There was no secret" in text
-        and "Against the floor" not in text
-        and "recovered (" not in text
-    )
+    assert "there are no true images" in text and UNKNOWN in text
+    assert "Against the floor" not in text
 
 
 def test_a_history_as_a_csv_reader_yields_it(tmp_path):
     rows = [{key: str(value) for key, value in row.items()} | {"ssim_paper": ""} for row in HISTORY]
     assert "<h2>Curves</h2>" in report(tmp_path / "a.html", history=rows)
     assert "<h2>Curves</h2>" not in report(tmp_path / "b.html", history=[])
+
+
+FLOOR = {"heldout": 0.1, "noise": 0.0, "class_mean": None}
+CERTIFIED = {"verdict_counts": {"certified": 1, "consistent": 0, "unsupported": 3}}
+AGREED = {"verdict_counts": {"certified": 0, "consistent": 2, "unsupported": 2}}
+
+
+@pytest.mark.parametrize(
+    ("expected", "figures", "agreement"),
+    [
+        (LEAKS, {"ssim_paper": 0.1 + MARGIN, "floor": FLOOR, "distance": 0.5}, None),
+        (LEAKS, {"distance": 0.5, **CERTIFIED}, None),
+        (UNSEEN, {"ssim_paper": 0.09 + MARGIN, "floor": FLOOR}, None),
+        (UNKNOWN, {"ssim_paper": 0.09 + MARGIN, "floor": FLOOR, "distance": 2 * FITTED}, None),
+        (UNKNOWN, {"ssim_paper": 0.1, "floor": FLOOR, "status": "interrupted"}, None),
+        (UNKNOWN, {"distance": None}, None),
+        (UNKNOWN, {}, None),
+        (UNKNOWN, AGREED, {"searches": ["b"]}),
+        (UNSEEN, {}, {"searches": ["b"]}),
+    ],
+)
+def test_the_answer_keeps_to_its_rule(expected, figures, agreement):
+    found = conclude(result_of(**figures), agreement=agreement)
+    assert found.answer == expected and found.why and found.advice
+    assert (NOT_PROOF in found.why) == (expected != LEAKS)
+
+
+def test_proved_images_are_most_at_risk_and_doubtful_ones_are_not_listed():
+    truth = images(3)
+    found = scored(truth, torch.stack([truth[0], truth[1], images(1, seed=7)[0]]))
+    verdicts = ["unsupported", "consistent", "unsupported"]
+    told = {"names": ["ann", "bob", "cid"]}
+    rows = content_of("a run", result_of(found, verdicts=verdicts), found, told)["at_risk"]
+    assert [(row["image"], row["name"], row["verdict"]) for row in rows] == [
+        (1, "bob", "consistent"),
+        (0, "ann", "unsupported"),  # for its score
+    ]
 
 
 def test_flatten_keeps_order_and_empty_mappings():

@@ -16,7 +16,7 @@ KEYS = [
     *("ssim_paper", "ssim", "psnr", "mse", "recovered", "floor"),
     *("verdict_counts", "verdicts"),
     *("distance", "objective", "iterations", "seconds", "seconds_per_iteration", "peak_memory_mb"),
-    *("n", "device", "versions", "config_hash"),
+    *("n", "limits", "device", "versions", "config_hash"),
 ]
 FILES = (
     "config.yaml",

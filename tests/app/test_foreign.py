@@ -32,7 +32,7 @@ def test_the_true_images_land_on_the_published_weights(cli, tmp_path, name):
     norm = {"norm": True} if name == "batchnorm" else {}
     kind = foreign.Cnn if "model._target_=foreign.Cnn" in words else foreign.Mlp
     evidence = Evidence.load(tmp_path / "run/evidence", kind(**outputs, **norm))
-    images, labels = foreign.faces()
+    images, labels = foreign.images()
     if name == "regression":
         labels = foreign.targets()[:, None]
     recipe = evidence.recipe

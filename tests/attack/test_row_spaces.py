@@ -95,6 +95,11 @@ def test_whitening_is_the_inverse_root_of_second_moments():
     assert torch.allclose(Whitening.of(vectors)(asked[None])[0], expected)
 
 
+def test_a_high_ridge_leaves_energy_as_it_is():
+    asked = torch.randn(1, 5, 6)
+    assert torch.allclose(Whitening.of(torch.randn(1, 30, 6), ridge=1e9)(asked), asked)
+
+
 def test_fewer_public_vectors_than_dimensions_leave_the_rest_as_it_is():
     vectors = torch.cat([torch.randn(1, 2, 3), torch.zeros(1, 2, 3)], 2)
     aside = torch.tensor([[[0.0, 0, 0, 1, 2, 3]]])

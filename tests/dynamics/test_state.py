@@ -137,6 +137,33 @@ def test_the_derivative_by_a_state_that_is_given(mode):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_forward_mode_and_vmap_through_the_state(mode):
+    model, (images, labels) = StatelessModel(network()), batches(4)
+    data, ways = [(x.detach(), labels) for x in images], {"adjoint": mode[0], "gradient": mode[1]}
+    _, state = simulate(model.loss, model.params, data, SGD(0.3, 0.9), return_state=True)
+    v = tree.map(torch.randn_like, state)
+
+    def outcome(state: Any, **ways: Any) -> Tensor:
+        end, after = simulate(
+            model.loss, model.params, data, SGD(0.3, 0.9), state=state, return_state=True, **ways
+        )
+        return view(end).cos() + view(after).sin()
+
+    def of(state: Any) -> Tensor:
+        return outcome(state, **ways)
+
+    slope, exact = torch.func.grad(of)(state), torch.func.grad(outcome)(state)
+    torch.testing.assert_close(slope, exact, rtol=1e-9, atol=1e-12)
+    tangent = torch.func.jvp(of, (state,), (v,))[1]
+    torch.testing.assert_close(tangent, tree.dot(exact, v), rtol=1e-9, atol=1e-12)
+    curved = torch.func.jvp(torch.func.grad(of), (state,), (v,))[1]  # a column of the hessian
+    expected = torch.func.grad(lambda at: tree.dot(torch.func.grad(outcome)(at), v))(state)
+    torch.testing.assert_close(curved, expected, rtol=1e-8, atol=1e-11)
+    both = torch.func.vmap(torch.func.grad(of))(tree.map(lambda b: torch.stack([b, -b]), state))
+    torch.testing.assert_close(tree.map(lambda g: g[0], both), exact, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("gradient", DENSE, ids=str)
 @pytest.mark.parametrize("adjoint", ADJOINTS, ids=str)
 def test_the_derivative_by_the_moments_of_adam(adjoint, gradient):

@@ -244,6 +244,45 @@ AUDIT = (
 )
 
 
+def good_net(path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save({k: v + 0.01 * torch.randn_like(v) for k, v in net().items()}, path)
+
+
+def both(
+    first: Callable[[Path], object], name: str, write: Callable[[Path], object]
+) -> Callable[[Path], object]:
+    def prepare(folder: Path) -> None:
+        first(folder)
+        write(folder / name)
+
+    return prepare
+
+
+def more_images() -> Iterator[Case]:
+    """Images beside the weights: true ones, held-out ones, candidates, references."""
+    whole = {f"array_{name}": write for name, write in ARRAYS.items()}
+    for name, how in damage.ANY_FILE.items():
+
+        def spoilt(path: Path, how=how) -> None:
+            npz(images=PICTURES[:, None], labels=LABELS)(path)
+            how(path)
+
+        whole[name] = spoilt
+    good = npz(images=PICTURES[:2, None], labels=LABELS[:2])
+    for name, write in whole.items():
+        argv = (*AUDIT, "evidence.final=final.pt")
+        files = audit(good_net, ".pt")
+        yield Case(f"truth_{name}", (*argv, "evidence.truth=t.npz"), both(files, "t.npz", write))
+        truth = both(files, "t.npz", good)
+        others = (*argv, "evidence.truth=t.npz", "evidence.heldout=h.npz")
+        yield Case(f"heldout_{name}", others, both(truth, "h.npz", write))
+        asked = (*argv, "task=membership", "membership.candidates=c.npz")
+        asked = (*asked, "membership.reference=r.npz")
+        yield Case(f"candidates_{name}", asked, both(both(files, "r.npz", good), "c.npz", write))
+        yield Case(f"reference_{name}", asked, both(both(files, "c.npz", good), "r.npz", write))
+
+
 def cases() -> Iterator[Case]:
     own = ("data=npz", "data.path=a.npz", "~data.size")
     good = damage.ANY_FILE
@@ -276,6 +315,15 @@ def cases() -> Iterator[Case]:
 
             argv = (*AUDIT, f"evidence.final=final{suffix}")
             yield Case(f"weights{suffix}_{name}", argv, audit(broken, suffix))
+    yield from more_images()
+    for name, write in WEIGHTS.items():
+        argv = (
+            *AUDIT,
+            "recipe.epochs=2",
+            "evidence.final=final.pt",
+            "evidence.checkpoints=[mid.pt]",
+        )
+        yield Case(f"checkpoint_{name}", argv, both(audit(good_net, ".pt"), "mid.pt", write))
     for size in ("-1", "0", "100000", "1e9", f"{2**40}"):
         for data in ("faces", "folder"):
             root = ("data.root=pictures",) if data == "folder" else ()

@@ -55,7 +55,7 @@ def _tidy() -> Iterator[None]:
 
 
 def argv_of(task: str) -> list[str]:
-    if task in ("score", "size"):
+    if task in ("score", "size", "membership"):
         return [f"task={task}"]
     if task == "start":
         return ["hydra.run.dir=other", "dummy.start=run", "dummy.noise=0", "dummy.images=pixels"]
@@ -170,7 +170,7 @@ def with_payload(folder: Path) -> None:
     (folder / "evil.npy").write_bytes(pickle.dumps(Evil()))
 
 
-@pytest.mark.parametrize("task", ["score", "size", "run"])
+@pytest.mark.parametrize("task", ["score", "size", "membership", "run"])
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
 @pytest.mark.parametrize("key", ["model", "attack", "inner", "data"])
 def test_settings_read_back_run_no_code(attempt, key, payload, task):
@@ -203,7 +203,7 @@ def test_evidence_read_back_runs_no_code(attempt, payload):
 @pytest.mark.parametrize(
     "text", ["${oc.env:SECRET_OF_TEST}", "${oc.decode:'1'}", "a ${oc.env:HOME}"]
 )
-@pytest.mark.parametrize("task", ["score", "size", "run"])
+@pytest.mark.parametrize("task", ["score", "size", "membership", "run"])
 def test_nothing_is_resolved_in_a_file(cli, tmp_path, monkeypatch, text, task):
     monkeypatch.setenv("SECRET_OF_TEST", "hunter2")
     shutil.copytree(template(), tmp_path / "run")

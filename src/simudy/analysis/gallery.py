@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simudy.analysis.pairing import UNMATCHED
-from simudy.analysis.score import RECOVERED, Normalisation, Pair, Score, to_pixels
+from simudy.analysis.score import RECOVERED, Normalisation, Pair, Score
 from simudy.analysis.verdicts import UNSUPPORTED
 from simudy.files import write_atomically
+from simudy.pictures import as_bytes
 
 INK, SOFT, LINE, ACCENT, DULL = "#1b1f24", "#5b6470", "#e4e7eb", "#12805c", "#a3abb5"
 DPI = 100
@@ -73,14 +74,7 @@ def displayable(images: Tensor, normalisation: Normalisation | None) -> np.ndarr
     """(n, c, h, w) normalised -> (n, h, w, 3) bytes. Three channels are RGB; any other number is
     shown as its mean.
     """
-    pixels = (
-        to_pixels(torch.nan_to_num(images.detach(), posinf=0.0, neginf=0.0), normalisation)
-        .cpu()
-        .float()
-    )
-    if pixels.shape[1] != 3:
-        pixels = pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    return (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return as_bytes(images if normalisation is None else normalisation.denormalise(images))
 
 
 def enlarge(images: np.ndarray, *, count: int) -> np.ndarray:

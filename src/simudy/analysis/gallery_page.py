@@ -11,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from simudy.analysis.gallery import FLOORS, displayable
-from simudy.analysis.page import inline_png, page
+from simudy.analysis.page import page
 from simudy.analysis.pairing import UNMATCHED
 from simudy.analysis.score import RECOVERED, Normalisation, Score
 from simudy.files import write_atomically
+from simudy.pictures import inline_png
 
 
 def save_gallery_page(
@@ -36,22 +37,34 @@ def save_gallery_page(
         verdicts: a word for each reconstruction, told below it; or none.
         names: of the true images, told below them. Default: their numbers, untold.
     """
+    words = _words(score) if score else [_NO_SECRET]
+    figures = figures_of(truth, reconstruction, score, normalisation, verdicts, names)
+    head = "".join(f"<p>{html.escape(line)}</p>\n" for line in words)
+    body = f'{head}<div class="gallery">\n{figures}</div>'
+    write_atomically(Path(path), page(title, body, RULES + GALLERY_RULES).encode())
+
+
+_NO_SECRET = "There is no secret here to compare them with, so there is no score: judge by eye."
+
+
+def figures_of(
+    truth: Tensor | None,
+    reconstruction: Tensor,
+    score: Score | None,
+    normalisation: Normalisation | None,
+    verdicts: Sequence[str],
+    names: Sequence[str] = (),
+) -> str:
+    """HTML figures, for a ``<div class="gallery">`` under ``GALLERY_RULES``."""
     shown = [inline_png(image) for image in displayable(reconstruction, normalisation)]
     if truth is None or score is None:
-        words = [
-            "There is no secret here to compare them with, so there is no score: judge by eye."
-        ]
-        figures = [
-            _figure([("reconstructed image", src)], f"{i}", verdicts[i] if verdicts else "")
-            for i, src in enumerate(shown)
-        ]
-    else:
-        words = _words(score)
-        real = [inline_png(image) for image in displayable(truth, normalisation)]
-        figures = list(_pairs(real, shown, score, verdicts, names))
-    head = "".join(f"<p>{html.escape(line)}</p>\n" for line in words)
-    body = f'{head}<div class="gallery">\n{"".join(figures)}</div>'
-    write_atomically(Path(path), page(title, body, RULES).encode())
+        told = verdicts or [""] * len(shown)
+        return "".join(
+            _figure([("reconstructed image", src)], f"{i}", verdict)
+            for i, (src, verdict) in enumerate(zip(shown, told, strict=True))
+        )
+    real = [inline_png(image) for image in displayable(truth, normalisation)]
+    return "".join(_pairs(real, shown, score, verdicts, names))
 
 
 def _words(score: Score) -> list[str]:
@@ -111,12 +124,15 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1200px; margin: 0 auto; padding: 24px 16px 48px }
 h1 { font-size: 22px; line-height: 1.25; margin: 0 0 8px; overflow-wrap: anywhere }
 p { color: var(--soft); margin: 0 0 4px }
+"""
+GALLERY_RULES = """\
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 14px;
   margin-top: 18px }
-figure { margin: 0; padding: 6px; background: var(--card); border: 1px solid var(--line);
+.gallery figure { margin: 0; padding: 6px; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px }
-img { display: block; width: 100%; image-rendering: pixelated; margin-bottom: 3px }
-figcaption { text-align: center; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+.gallery img { display: block; width: 100%; image-rendering: pixelated; margin-bottom: 3px }
+.gallery figcaption { text-align: center; font-variant-numeric: tabular-nums;
+  overflow-wrap: anywhere }
 .bar { position: relative; height: 5px; background: var(--line); margin: 6px 0 2px }
 .bar i { display: block; height: 100%; background: var(--soft) }
 .bar.above i { background: var(--accent) }

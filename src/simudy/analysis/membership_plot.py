@@ -62,4 +62,4 @@ def _curves(axes: Any, curves: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("false positives")
     axes.set_ylabel("true positives")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="center left")

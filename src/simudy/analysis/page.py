@@ -4,12 +4,7 @@ system is.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-
-import numpy as np
-from PIL import Image
 
 LIGHT = {
     "page": "#f6f7f9",
@@ -43,24 +38,18 @@ def page(title: str, body: str, rules: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{_colours()}{rules}</style></head>\n"
+        f"<style>\n{colours()}{rules}</style></head>\n"
         f"<body><main>\n<h1>{name}</h1>\n{body}\n</main></body>\n</html>\n"
     )
 
 
-def inline_png(pixels: np.ndarray) -> str:
-    """Bytes ``(h, w, 3)`` as an address that holds the picture itself."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def _colours() -> str:
+def colours() -> str:
+    """CSS that names the colours: light, dark where the reader's system is, light on paper."""
     light, dark = (
         "; ".join(f"--{name}: {colour}" for name, colour in scheme.items())
         for scheme in (LIGHT, DARK)
     )
     return (
         f":root {{ color-scheme: light dark; {light} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
     )

@@ -30,6 +30,7 @@ Rows = Sequence[Row]
 METRICS: dict[str, tuple[str, Callable[..., Any]]] = {
     "ssim_paper": ("SSIM, the paper's protocol", max),
     "m_lin": ("M_lin", max),
+    "auc": ("membership, AUC", max),
     "distance": ("distance", min),
 }
 REPLICATE = "seed"  # averaged over, not plotted against

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simudy import stopping
-from simudy.app import signals, streams
+from simudy.app import processes, signals, streams
 from simudy.app.complaint import FORESEEN, debugging, one_line
 from simudy.app.settings.grammar import in_grammar
 from simudy.app.settings.instantiate import allow_own_modules
@@ -124,12 +124,15 @@ def _run(cfg: DictConfig, root: Path, *, sweeping: bool) -> float | None:
     context = HydraConfig.get()
     settings = resolve(cfg, list(context.overrides.task), context)  # type: ignore[arg-type]
     if settings.dry_run:
-        run(settings, root)
+        with processes.joined(settings.parallel):
+            run(settings, root)
         return None
-    with held(root, wait=sweeping), at_work(root) if sweeping else nullcontext():
-        clear_failure(root)
-        result = run(settings, root)
-    return _minimised(result)
+    with processes.joined(settings.parallel):
+        root = processes.same(root)
+        mine = held(root, wait=sweeping) if processes.is_first() else nullcontext()
+        with mine, at_work(root) if sweeping else nullcontext():
+            clear_failure(root)
+            return _minimised(run(settings, root))
 
 
 def _minimised(result: dict[str, Any] | None) -> float | None:
@@ -140,6 +143,8 @@ def _minimised(result: dict[str, Any] | None) -> float | None:
 
 
 def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
+    if not processes.is_first() and (isinstance(error, FORESEEN) or processes.is_lost(error)):
+        raise SystemExit(BAD_INPUT)  # the first process says the same
     if not sweeping:
         refused.append(one_line(error))
         return

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from simudy.app.processes import is_lost
 from simudy.app.settings.unknown import unknown_setting
 from simudy.errors import SimudyError
 
@@ -51,6 +52,8 @@ def one_line(error: BaseException, *, foreseen: tuple[type[Exception], ...] = FO
             return on_one_line(_of_system(link))
         if is_out_of_memory(link):
             return "out of memory: use fewer or smaller images, a narrower model or smaller batches"
+        if is_lost(link):
+            return "another process of this run ended: the same command goes on from its checkpoint"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return _unknown_key(cause)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig
 
 from simudy.app.complaint import on_one_line
+from simudy.app.processes import is_first
 from simudy.app.settings.instantiate import build
 from simudy.errors import SimudyError
 
@@ -115,7 +116,7 @@ def new_tracker(cfg: DictConfig, folder: Path) -> Guarded:
     Raises:
         SimudyError: there is no such, it cannot be made, or lacks a method.
     """
-    if not cfg.tracker or cfg.tracker.get("_target_") is None:
+    if not is_first() or not cfg.tracker or cfg.tracker.get("_target_") is None:
         return Guarded()
     made = build(cfg.tracker, "tracker", folder=str(folder))
     for method in ("start", "log", "finish"):

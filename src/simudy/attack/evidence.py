@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from simudy.attack.checkpoints.fill import Files, fill
 from simudy.attack.checkpoints.findings import apply_modes, find, require_steps
 from simudy.attack.checkpoints.segments import (
     Checkpoint,
@@ -42,7 +43,7 @@ from simudy.errors import SimudyError
 _FACTS = ("shape", "classes", "n", "mean", "std", "precision", "notes", "hidden")
 
 
-@dataclass
+@dataclass(repr=False)
 class Evidence:
     """The public side of a training run.
 
@@ -105,6 +106,21 @@ class Evidence:
                     "two of the checkpoints, or one and an end of the run, are the same: nothing "
                     "was learned between them, so leave one out"
                 )
+
+    def __repr__(self) -> str:
+        """Three lines: what was trained on what, how, and how far it came."""
+        count = sum(p.numel() for p in self.initial.values())
+        size = "×".join(map(str, self.shape))
+        many = "an unknown number of" if self.n is None else self.n
+        moved = float(tree.norm(self.displacement))
+        found = self.notes.get("findings", [])
+        return (
+            f"Evidence: {type(self.model.module).__name__} of {count:,} parameters, trained on "
+            f"{many} images of {size} in {self.classes} classes\n"
+            f"  run: {self.recipe}\n"
+            f"  moved: {moved:.2e}, {moved / max(float(tree.norm(self.initial)), 1e-30):.1e} of "
+            f"the initial weights; {found[-1] if found else 'nothing else is known'}"
+        )
 
     @property
     def displacement(self) -> Params:
@@ -190,6 +206,7 @@ def evidence_from_weights(
     part: str | None = None,
     loss: nn.Module | None = None,
     n: int | None = None,
+    typed: Set[str] | None = None,
     checkpoints: Mapping[int, Any] | None = None,
     resumed: Mapping[int, Any] | None = None,
     **facts: Any,
@@ -210,6 +227,9 @@ def evidence_from_weights(
             it.
         loss: of ``torch.nn``. Default: cross-entropy.
         n: number of training images. Default: unknown.
+        typed: which settings of the recipe somebody typed, as ``inner.lr`` or ``recipe.epochs``;
+            the others are taken from saved states of the optimizer and its scheduler. Default: the
+            recipe is as given.
         checkpoints: what files from inside the run hold, by the step they were saved after.
         resumed: likewise, what the run went on from after these steps, with a fresh optimizer,
             where that was something else.
@@ -223,11 +243,15 @@ def evidence_from_weights(
     end = weights_of(module, final, what="the final weights", part=part)
     found = find(module, start.tensors, end.tensors)
     apply_modes(module, found, mode=mode, initial=start.tensors, final=end.tensors)
-    require_steps(found, recipe.steps(n) if n else None)
     module.load_state_dict(start.tensors, strict=False)
     still = held_still(recipe.optimizer, dict(module.named_parameters()))
     for name in set(found.frozen) - still:
         module.get_parameter(name).requires_grad_(False)
+    filled: list[str] = []
+    if typed is not None:
+        files = Files(initial, final, n=n, batches=found.steps, typed=typed)
+        recipe, filled = fill(recipe, module, files)
+    require_steps(found, recipe.steps(n) if n else None)
     recipe = with_moments(recipe, module, initial, final)
     criterion = PerSample(loss).to(_dtype(module)) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
@@ -241,7 +265,15 @@ def evidence_from_weights(
         recipe=recipe,
         n=n,
         precision=None if found.rounded is None else str(found.rounded).removeprefix("torch."),
-        notes={"findings": [*told, *found.sentences(), *roundings(module, inside, found.rounded)]},
+        notes={
+            "findings": [
+                *told,
+                *found.sentences(),
+                *filled,
+                *roundings(module, inside, found.rounded),
+            ],
+            **({"filled": True} if filled else {}),
+        },
         **facts,
     )
 

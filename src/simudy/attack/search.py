@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import Simudy
+from simudy.attack.outcome import Reconstruction
 from simudy.dynamics import tree
 from simudy.errors import SimudyError
+from simudy.progress import progress_bar
 from simudy.ranges import COUNT, DECAY, NOT_NEGATIVE, NUMBER_OF, POSITIVE
 
 PATIENCE = 10  # refused steps in a row before the search is called diverged
@@ -54,34 +57,6 @@ class Outer:
     lrs: dict[str, Annotated[float, POSITIVE]] = field(default_factory=dict)
     average: Annotated[float, DECAY] = 0.0
     refine: Annotated[int, NUMBER_OF] = 10
-
-
-@dataclass
-class Reconstruction:
-    """What an attack returns: the best iterate, by objective.
-
-    Attributes:
-        images: normalised ``(m, c, h, w)``.
-        labels: class indices ``(m,)`` or probabilities ``(m, classes)``.
-        status: ``converged``, ``finished``, ``diverged`` or ``interrupted``.
-        objective: at the best iterate; infinite where no step was finite, and then the images are
-            the initial dummies.
-        distance: likewise.
-        learned: factors on learned hyper-parameters, by name.
-        iterations: outer steps taken.
-        seconds: spent in them.
-        history: one row per outer step: iteration, objective, distance, seconds.
-    """
-
-    images: Tensor
-    labels: Tensor
-    status: str
-    objective: float
-    distance: float
-    learned: dict[str, float]
-    iterations: int
-    seconds: float
-    history: list[dict[str, float]]
 
 
 class Search:
@@ -187,12 +162,12 @@ class Search:
                 t.detach().clone() for t in (self.problem.images(), self.problem.labels())
             )
         learned = {k[4:]: self.best[k].exp().item() for k in self.variables if k.startswith("log_")}
-        scores = {k: self.best[k].item() for k in ("objective", "distance")}
         return Reconstruction(
             images,
             labels,
             status,
-            **scores,
+            objective=self.best["objective"].item(),
+            distance=self.best["distance"].item(),
             learned=learned,
             iterations=self.iteration,
             seconds=self.seconds,
@@ -313,6 +288,7 @@ def reconstruct(
     seed: int = 0,
     resume: dict[str, Any] | None = None,
     on_step: Callable[[Search], None] | None = None,
+    progress: bool | None = None,
 ) -> Reconstruction:
     """Reconstruct the training images behind ``evidence``.
 
@@ -324,6 +300,7 @@ def reconstruct(
         resume: a ``Search.state_dict()`` to go on from; the other arguments must be those it was
             made with.
         on_step: called after every step with the search, to report, save or score.
+        progress: show a bar. Default: in a terminal, or in a notebook.
 
     Returns:
         The best iterate. Ctrl-C returns it too, with status ``interrupted``.
@@ -334,7 +311,17 @@ def reconstruct(
     search = Search((method or Simudy()).problem(evidence, seed=seed), outer or Outer())
     if resume is not None:
         search.load_state_dict(resume)
-    return search.run(on_step=on_step)
+    total, begun = search.outer.iterations, search.iteration
+    with progress_bar(total, begun=begun, shown=progress) as told:
+
+        def after(search: Search) -> None:
+            if search.history:
+                told(search.iteration, search.history[-1]["distance"])
+            if on_step is not None:
+                on_step(search)
+
+        found = search.run(on_step=after)
+    return dataclasses.replace(found, mean=evidence.mean, std=evidence.std)
 
 
 def _groups(variables: dict[str, Tensor], lrs: dict[str, float]) -> list[Any]:

@@ -74,7 +74,7 @@ def check_same(loss: ExactLoss, params: Params, batch: Any) -> None:
     if _is_checked(owner):
         return
     before = _states()
-    first, second = (_number(loss(params, batch)) for _ in range(2))
+    first, second = (number(loss(params, batch)) for _ in range(2))
     if not torch.allclose(
         first, second, rtol=torch.finfo(first.dtype).eps ** 0.5, atol=1e-9, equal_nan=True
     ):
@@ -146,7 +146,7 @@ def _states() -> dict[str, Any]:
     return states
 
 
-def _number(value: Any) -> Tensor:
+def number(value: Any) -> Tensor:
     """The value of a loss, beneath ``torch.func``'s wrappers."""
     if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
         found = f"of shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else ""
@@ -154,6 +154,11 @@ def _number(value: Any) -> Tensor:
             f"the loss must return one real number as a tensor, and gives a "
             f"{type(value).__name__} {found}".rstrip()
         )
+    return numbers(value)
+
+
+def numbers(value: Tensor) -> Tensor:
+    """What is beneath ``torch.func``'s wrappers: under ``vmap``, of all that are mapped over."""
     while _functorch.is_functorch_wrapped_tensor(value):
         value = _functorch.get_unwrapped(value)
     return value.detach()

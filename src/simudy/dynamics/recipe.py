@@ -67,6 +67,15 @@ class Recipe:
         if self.order is not None and self.shuffle:
             raise SimudyError("recipe.order says how images come: leave recipe.shuffle out")
 
+    def __str__(self) -> str:
+        """The gist, in one line."""
+        rule = _named(self.optimizer)
+        if self.schedule is not None or self.scheduler is not None:
+            rule += ", scheduled"
+        size = "batches of all" if self.batch_size is None else f"batches of {self.batch_size}"
+        gathered = f", {self.accumulate} for a step" if self.accumulate > 1 else ""
+        return f"{rule}, {self.epochs} epochs in {size} images{gathered}"
+
     def batches(self, n: int) -> list[Tensor]:
         """The indices ``(rows,)`` of the images in each batch, over all epochs.
 
@@ -145,6 +154,15 @@ class Recipe:
             if id(rows) not in cut:
                 cut[id(rows)] = tuple(_take(column, rows) for column in columns)
         return [cut[id(rows)] for rows in divisions]
+
+
+def _named(rule: Rule) -> str:
+    """``Clipped(AdamW(lr=0.01))``."""
+    name, inner = type(rule).__name__, getattr(rule, "rule", None)
+    if isinstance(inner, Rule):
+        return f"{name}({_named(inner)})"
+    rate = getattr(rule, "lr", None)
+    return f"{name}(lr={rate:.3g})" if isinstance(rate, (int, float)) else name
 
 
 def _of_loader(n: int, epochs: int, seed: int, *, own_generator: bool) -> list[Tensor]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, Literal, TypeVar, overload
 
+import torch
 from torch import Tensor
 
 from simudy.dynamics.adjoint import Adjoint, Direct
@@ -25,14 +28,16 @@ Tree = TypeVar("Tree")
 def simulate(  # pyright: ignore[reportOverlappingOverload]
     loss: Callable[[Any, Any], Any],
     params: Tree,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     optimizer: Rule | Sequence[Rule],
     *,
+    steps: int | None = ...,
     adjoint: Adjoint = ...,
     gradient: Gradient = ...,
     state: Any = ...,
     return_state: Literal[False] = ...,
     observe: None = ...,
+    buffers: None = ...,
 ) -> Tree: ...
 
 
@@ -40,28 +45,32 @@ def simulate(  # pyright: ignore[reportOverlappingOverload]
 def simulate(
     loss: Callable[[Any, Any], Any],
     params: Any,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     optimizer: Rule | Sequence[Rule],
     *,
+    steps: int | None = ...,
     adjoint: Adjoint = ...,
     gradient: Gradient = ...,
     state: Any = ...,
     return_state: bool = ...,
     observe: Observe | None = ...,
+    buffers: Params | None = ...,
 ) -> tuple[Any, ...]: ...
 
 
 def simulate(
     loss: Callable[[Any, Any], Any],
     params: Any,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     optimizer: Rule | Sequence[Rule],
     *,
+    steps: int | None = None,
     adjoint: Adjoint = Direct(),  # noqa: B008 (frozen)
     gradient: Gradient = Reverse(),  # noqa: B008 (frozen)
     state: Any = None,
     return_state: bool = False,
     observe: Observe | None = None,
+    buffers: Params | None = None,
 ) -> Any:
     """Train from ``params`` on ``batches``, one step each, and return the final parameters,
     differentiably.
@@ -79,9 +88,13 @@ def simulate(
         params: initial parameters θ0, never mutated: tensors by name, or any nest of dicts, lists
             and tuples, in which case the loss, ``observe`` and the result have the same form, and a
             rule sees names such as ``layers.0.weight``.
-        batches: one entry per step, e.g. ``(images, labels)``; the loss alone looks inside.
+        batches: one entry per step, e.g. ``(images, labels)``; the loss alone looks inside. With
+            ``steps``, any iterable, such as a ``DataLoader``.
         optimizer: one rule for all steps, or one per step (a schedule); the state is handed from
             one to the next.
+        steps: take as many batches, going through ``batches`` anew each time they end, as epochs
+            do. All are held in memory for the run, for a replay must meet the same. Default: as
+            many as there are in a list.
         adjoint: how the fold is differentiated (memory against time).
         gradient: how ∇ℓ is computed and differentiated.
         state: the optimizer's state to go on from, as ``return_state`` gave it or as
@@ -94,14 +107,18 @@ def simulate(
             and the ℓ(θ_t, batch_t) it came by. A tree of tensors is differentiable as the end is,
             and kept under the same adjoint, which may call this again. It must be pure. Costs a
             forward pass a step.
+        buffers: running statistics to start from, as ``model.buffers``, of the ``StatelessModel``
+            whose ``model.loss`` this is. They are carried along as torch moves them in train mode,
+            differentiably, and given back. Costs a forward pass a step.
 
     Returns:
-        The final parameters; with ``return_state`` or ``observe`` a tuple of these, the state, and
-        the list of what was observed, each where asked for.
+        The final parameters; with ``return_state``, ``buffers`` or ``observe`` a tuple of these,
+        the state, the buffers, and the list of what was observed, each where asked for.
 
     Raises:
-        SimudyError: the number of rules differs from the number of batches; the loss draws random
-            numbers, or is otherwise another at its next call; the state is of another rule.
+        SimudyError: the number of rules differs from the number of batches, or there are fewer than
+            ``steps``; the loss draws random numbers, or is otherwise another at its next call; the
+            state is of another rule.
 
     Example:
         >>> import torch
@@ -114,13 +131,18 @@ def simulate(
         >>> end["w"].backward(); lr.grad
         tensor(-3.2000)
     """
-    if not is_flat(params):
+    batches, compiling = _listed(batches, steps), torch.compiler.is_compiling()
+    if compiling or not is_flat(params):
+        # torch.compile cannot follow a derivative of a derivative: this part runs as it is.
+        whole: Any = simulate
+        eager = torch.compiler.disable(whole) if compiling else None
+        run: Callable[..., Any] = eager or partial(by_names, simulate)
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
-        more = {**options, "return_state": return_state, "observe": observe}
-        return by_names(simulate, loss, params, batches, optimizer, **more)
+        more = {"buffers": buffers, "return_state": return_state, "observe": observe}
+        return run(loss, params, batches, optimizer, **options, **more)
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
-        return _asked(params, (state, return_state), ([], observe))
+        return _asked(params, (state, return_state), (buffers, buffers is not None), ([], observe))
     _refuse_complex(params, rules)
     exact = ExactLoss(loss)
     check_same(exact, params, batches[0])
@@ -129,28 +151,67 @@ def simulate(
 
     with draws_refused(exact, params, batches):
         xs = list(zip(range(len(rules)), batches, rules, strict=True))
-        step = TrainingStep(exact, grads, observe)
-        (end, state), seen = adjoint.fold(step, (held, begun), xs)
+        step = TrainingStep(exact, grads, observe, None if buffers is None else _mover(loss))
+        (end, (state, moved)), seen = adjoint.fold(step, (held, (begun, buffers)), xs)
     published = end if return_state else rules[-1].final(end, state)
-    if adjoint.end_alone and any(p is not end[name] for name, p in published.items()):
-        raise SimudyError(f"{adjoint} differentiates the last iterate, no average: use Recompute()")
-    return _asked(published, (state, return_state), (seen, observe))
+    alone = buffers is None and all(p is end[name] for name, p in published.items())
+    if adjoint.end_alone and not alone:
+        raise SimudyError(
+            f"{adjoint} differentiates the last iterate alone, no average or buffers: use "
+            "Recompute()"
+        )
+    return _asked(published, (state, return_state), (moved, step.move), (seen, observe))
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """(θ_t, state_t) ↦ (θ_{t+1}, state_{t+1}), and what is observed of it."""
+    """From θ_t, state_t and buffers to those after the step, and what is observed of it."""
 
     loss: Callable[[Params, Any], Any]
     grads: Callable[[Params, Any], Params]
     observe: Observe | None
+    move: Callable[[Params, Any, Params], Params] | None = None
 
-    def __call__(
-        self, carry: tuple[Params, Any], x: tuple[int, Any, Rule]
-    ) -> tuple[tuple[Params, Any], Any]:
-        (params, state), (t, batch, rule) = carry, x
-        moved = advance(rule, lambda at: self.grads(at, batch), state, params)
-        return moved, self.observe and self.observe(t, moved[0], self.loss(params, batch))
+    def __call__(self, carry: Any, x: tuple[int, Any, Rule]) -> tuple[Any, Any]:
+        (params, (state, buffers)), (t, batch, rule) = carry, x
+        if self.move is not None:
+            buffers = self.move(params, batch, buffers)
+        after, state = advance(rule, lambda at: self.grads(at, batch), state, params)
+        seen = self.observe and self.observe(t, after, self.loss(params, batch))
+        return (after, (state, buffers)), seen
+
+
+def _mover(loss: Any) -> Callable[[Params, Any, Params], Params]:
+    """How the buffers of a loss move."""
+    if (move := getattr(getattr(loss, "__self__", None), "moved_buffers", None)) is None:
+        raise SimudyError(
+            "buffers are those of a StatelessModel, and this loss is none's: give its model.loss, "
+            "or leave buffers out"
+        )
+    return move
+
+
+def _listed(batches: Iterable[Any], steps: int | None) -> Sequence[Any]:
+    """The batches of all steps."""
+    if steps is None:
+        if hasattr(batches, "__getitem__"):
+            return batches  # type: ignore[return-value]
+        raise SimudyError(
+            f"batches are a {type(batches).__name__}, whose length is not that of the run: say how "
+            "many steps to take, steps=…"
+        )
+    if steps < 0:
+        raise SimudyError(f"steps={steps}: give 0 or more")
+    taken: list[Any] = []
+    while len(taken) < steps:
+        before = len(taken)
+        taken += islice(batches, steps - before)
+        if len(taken) == before:
+            raise SimudyError(
+                f"batches gave {before} of steps={steps} and then no more: give what can be gone "
+                "through again (a list, a DataLoader), or fewer steps"
+            )
+    return taken
 
 
 def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:

@@ -178,7 +178,8 @@ def _divisions(
     rule: Rule, batches: list[list[int]], n: int, told: dict[str, Any]
 ) -> Iterator[Recipe]:
     """Recipes that may have divided the images so, the shortest first."""
-    size, rows = max(map(len, batches)), [i for batch in batches for i in batch]
+    largest, rows = max(map(len, batches)), [i for batch in batches for i in batch]
+    size = None if largest == n else largest
     epochs, left = divmod(len(rows), n)
     if not left:
         in_turn = [rows[e * n : (e + 1) * n] for e in range(epochs)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from simudy.app.processes import share
 from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import (
     build,
@@ -63,7 +64,12 @@ def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Meth
     if not isinstance(made, Method):
         base = "simudy.attack.methods.problem.Method"
         raise SimudyError(f"attack._target_={fields['_target_']} is no method: derive from {base}")
-    return made
+    if cfg.parallel is None:
+        return made
+    if "gradient" not in takes:
+        raise SimudyError(f"{fields['_target_']} takes no gradient to share: leave parallel out")
+    shared_out: Any = share(made.gradient, cfg.parallel)
+    return dataclasses.replace(cast(Any, made), gradient=shared_out)
 
 
 def outer(cfg: DictConfig) -> Outer:

@@ -18,6 +18,7 @@ IRRELEVANT = (
     "cache",
     "memory",
     "dry_run",
+    "parallel",
     "verdict",
 )
 VICTIM = (

@@ -53,7 +53,7 @@ FACTORS = dict[str, Any] | list[float] | float | None
 EPOCHS, EPOCHS_OR_NONE, CLASSES = Range(1, 10**6), Range(0, 10**6), Range(1, 10**6)
 LRS = Annotated[dict[str, Annotated[float, POSITIVE]] | None, "by variable"]
 STEPS = list[Annotated[int, COUNT]] | None
-SHAPE = Annotated[list[Annotated[int, SIDE]], Length(3, 3)] | None
+SHAPE = Annotated[list[Annotated[int, SIDE]], Length(1)] | None
 MEANS = Annotated[list[float], Length(1)]
 # A step of one grey level is 1/255: below a thousandth of that a picture would have no contrast.
 DEVIATIONS = Annotated[list[Annotated[float, Range(1e-6)]], Length(1)]
@@ -227,6 +227,7 @@ class Config:
     backend: str = limited("native", Literal["native", "torchopt", "higher"])
     precision: str = limited("ieee", Literal["ieee", "tf32"])
     dry_run: bool = False
+    parallel: str | None = limited(None, Literal["images"] | None)
     distance: Any = field(default="cosine", metadata={"hint": str | dict[str, Any]})
     data: Any = field(default=None, metadata=NODE)
     model: Any = field(default=None, metadata=NODE)

@@ -44,6 +44,16 @@ def load_agreement(path: Path, images: Tensor) -> dict[str, Any] | None:
     return found if found["images"] == digest_of(images) else None
 
 
+def load_found(path: Path) -> dict[str, Any] | None:
+    """What another task found of the same weights; None where it was not asked.
+
+    Raises:
+        SimudyError: the file is damaged.
+    """
+    remedy = f"remove it, or run task={path.stem} again"
+    return read_json(path, dict[str, Any], remedy) if path.exists() else None
+
+
 def digest_of(tensor: Tensor) -> str:
     """Sixteen hexadecimal digits that tell tensors apart."""
     content = tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from simudy.attack.search import Reconstruction
 from simudy.errors import SimudyError
-from simudy.files import without_infinities, write_atomically
 from simudy.plain import misfit
 from simudy.ranges import COUNT
 from simudy.tensors import read_tensors
@@ -25,14 +21,6 @@ class Facts(TypedDict):
 
     status: str
     n: Annotated[int, COUNT]
-
-
-def write(path: Path, found: Reconstruction, facts: dict[str, Any]) -> None:
-    """Images, labels and what was learned, as tensors by name; ``facts`` as json beside them."""
-    learned = {f"learned.{name}": torch.tensor(value) for name, value in found.learned.items()}
-    tensors = {"images": found.images, "labels": found.labels, **learned}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, metadata={"facts": json.dumps(without_infinities(facts))}))
 
 
 def read(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

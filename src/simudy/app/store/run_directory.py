@@ -35,6 +35,9 @@ class RunDirectory:
     gallery_page = property(lambda self: self.root / "gallery.html")
     report = property(lambda self: self.root / "report.html")
     agreement = property(lambda self: self.root / "agreement.json")
+    diagnosis = property(lambda self: self.root / "diagnosis.json")
+    membership = property(lambda self: self.root / "membership.json")
+    exposure = property(lambda self: self.root / "exposure.json")
     result = property(lambda self: self.root / "result.json")
 
     def claim(self, cfg: DictConfig) -> None:
@@ -88,6 +91,7 @@ class Result(_Required, total=False):
     mse: Figure
     recovered: Figure
     m_lin: Figure
+    auc: Figure
     distance: Figure
     objective: Figure
     floor: dict[str, Figure] | None

@@ -16,7 +16,7 @@ from simudy.app.sweep.failures import FAILED, reason
 from simudy.errors import SimudyError
 from simudy.plain import fits, misfit
 
-SCORES = ("ssim_paper", "ssim", "psnr", "mse", "recovered", "m_lin", "rank")
+SCORES = ("ssim_paper", "ssim", "psnr", "mse", "recovered", "m_lin", "auc", "rank")
 COSTS = ("distance", "objective", "iterations", "seconds", "peak_memory_mb")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.off_units import decode_off_units
-from simudy.attack.search import Reconstruction
+from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
 
 log = logging.getLogger(__name__)

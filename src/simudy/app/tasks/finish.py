@@ -15,13 +15,15 @@ from torch import Tensor
 
 from simudy.analysis.gallery import save_gallery
 from simudy.analysis.gallery_page import save_gallery_page
-from simudy.analysis.report import save_report
+from simudy.analysis.report.document import save_report
 from simudy.analysis.score import Score, paper_ssim, score
 from simudy.analysis.verdicts import counts_of, verdicts_on
+from simudy.app.audit.told import told_of
 from simudy.app.store import checkpoint, history, reconstruction
 from simudy.app.store.beside import load_agreement
 from simudy.app.store.run_directory import RunDirectory, read_result
 from simudy.app.store.secret import Secret
+from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.off_units import CERTIFIED_BELOW
 from simudy.files import write_json
 from simudy.victim.data import Normalisation
@@ -33,7 +35,7 @@ SHOWN = 6  # images in the filmstrip
 
 
 def finish(
-    cfg: DictConfig, secret: Secret | None, normalisation: Normalisation, folder: RunDirectory
+    cfg: DictConfig, secret: Secret | None, held: Evidence, folder: RunDirectory
 ) -> dict[str, Any]:
     """Score, draw and write ``result.json`` last: where it is, everything is."""
     tensors, facts = reconstruction.read(folder.reconstruction)
@@ -44,7 +46,9 @@ def finish(
     result = {"status": facts.pop("status"), **_figures(scored), **judged, **facts}
     if scored and secret and secret.names:
         result["images"] = _by_name(scored, secret.names)
-    _draw(cfg, images, secret, normalisation, scored, result, folder)
+    told = told_of(cfg, held, result, folder, images)
+    told["names"] = secret.names if secret else ()
+    _draw(cfg, images, secret, Normalisation(held.mean, held.std), scored, result, told, folder)
     write_json(folder.result, result)
     _announce(result, folder)
     return result
@@ -90,6 +94,7 @@ def _draw(
     normalisation: Normalisation,
     scored: Score | None,
     result: dict[str, Any],
+    told: dict[str, Any],
     folder: RunDirectory,
 ) -> None:
     truth = secret.normalised()[0] if secret else None
@@ -98,19 +103,20 @@ def _draw(
     name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
     title = f"{name}: {result['n']} images"
     drawn = {"normalisation": normalisation, "title": title, "verdicts": result["verdicts"]}
-    names = secret.names if secret else ()
     save_gallery(folder.gallery, truth, images, scored, **drawn)
-    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn, names=names)
+    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn, names=told["names"])
     save_report(
         folder.report,
         title=title,
         settings=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         result=result,
         history=_curve(folder, truth, snapshots),
-        gallery_png=folder.gallery,
+        truth=truth,
+        reconstruction=images,
         filmstrip=[(i, shot[_best(scored, len(shot))]) for i, shot in sorted(snapshots.items())],
         normalisation=normalisation,
         score=scored,
+        told=told,
     )
 
 

@@ -21,6 +21,7 @@ from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.typed import typed
 from simudy.app.store.inside import load_inside
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
@@ -145,12 +146,21 @@ def load_files(cfg: DictConfig) -> Evidence:
             "evidence.initial and evidence.final come together: give weights of before and after"
         )
     shape, classes = _said(cfg, "shape"), _said(cfg, "classes")
+    _require_pictures(shape)
     module = build(cfg.model, "model", shape=shape, classes=classes)
     facts = {"shape": tuple(shape), "classes": classes, **_normalisation(said, shape[0])}
     run = recipe(cfg)
-    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n}
+    told = {"mode": cfg.victim.mode, "part": said.part, "n": said.n, "typed": typed(cfg)}
     files = load_inside(module, said, run)
     return evidence_from_weights(module, recipe=run, loss=loss(cfg), **files, **told, **facts)
+
+
+def _require_pictures(shape: list[int]) -> None:
+    if len(shape) != 3:
+        raise SimudyError(
+            f"evidence.shape={shape}: the command draws and scores pictures, [c,h,w]; rows of a "
+            "table and volumes are reconstructed from Python (evidence_from_weights, reconstruct)"
+        )
 
 
 def _said(cfg: DictConfig, name: str) -> Any:

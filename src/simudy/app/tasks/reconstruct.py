@@ -19,7 +19,7 @@ from torch import Tensor
 from simudy.analysis.metrics import WINDOW
 from simudy.app.settings import factories
 from simudy.app.settings.fingerprint import config_hash
-from simudy.app.store import history, reconstruction
+from simudy.app.store import history
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
@@ -27,8 +27,9 @@ from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
 from simudy.attack.evidence import Evidence
+from simudy.attack.limits import limits
 from simudy.attack.methods.problem import Problem
-from simudy.attack.search import Reconstruction
+from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def attack(
     history.save(folder.history, found.history)
     found, certified = decode(found, evidence) if cfg.outer.decode else (found, {})
     facts = {**_facts(cfg, found, evidence, device), **certified}
-    reconstruction.write(folder.reconstruction, found, facts)
+    found.write_tensors(folder.reconstruction, facts)
 
 
 def take_one_step(
@@ -92,6 +93,8 @@ def _build_problem(
     log.info(overview(evidence, problem, fits, device=device))
     for finding in evidence.notes.get("findings", ()):
         log.info("from the files: %s", finding)
+    for reason in limits(evidence, n=n):
+        log.info("what limits any attack: %s", reason)
     return fits, problem
 
 
@@ -124,6 +127,7 @@ def _facts(
         / max(found.iterations, 1),
         "peak_memory_mb": round(_peak_memory(device), 1),
         "n": evidence.n or len(found.images),
+        "limits": limits(evidence, n=len(found.images)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": {
             "python": platform.python_version(),

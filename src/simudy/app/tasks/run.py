@@ -24,6 +24,7 @@ TASKS = {
     "reconstruct": "simudy.app.tasks.run:run_stages",
     "score": "simudy.app.tasks.run:rescore",
     "verdict": "simudy.app.audit.verdict:verdict",
+    "diagnose": "simudy.app.audit.diagnose:diagnose",
     "linearity": "simudy.app.tasks.measure_linearity:linearity",
     "size": "simudy.app.tasks.estimate_size:size",
     "exposure": "simudy.app.tasks.measure_exposure:measure",
@@ -48,27 +49,39 @@ def run(cfg: DictConfig, root: Path) -> dict[str, Any] | None:
 
 def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Victim, attack and score; ``task=reconstruct`` takes evidence that is there."""
+    from simudy.app.processes import first_alone, folder_of_own
     from simudy.app.settings import factories
     from simudy.app.tasks import prepare
-    from simudy.app.tasks.finish import announce_finished, finish
+    from simudy.app.tasks.finish import announce_finished
+
+    with first_alone():
+        folder.claim(cfg)
+        if folder.finished():
+            return announce_finished(folder)
+        held = prepare.prepare_evidence(cfg, folder, factories.device(cfg.device))
+        if not folder.secret.exists():
+            prepare.lay_down_truth(cfg, folder, held)
+        secret = prepare.load_secret(cfg, folder)
+    with folder_of_own(folder.root) as root:
+        return _attack_and_score(cfg, held, secret, RunDirectory(root))
+
+
+def _attack_and_score(
+    cfg: DictConfig, held: Any, secret: Any, folder: RunDirectory
+) -> dict[str, Any]:
+    from simudy.app.settings import factories
+    from simudy.app.tasks.finish import finish
     from simudy.app.tasks.labels import resolve_labels
     from simudy.app.tasks.reconstruct import attack, require_scorable
     from simudy.app.tracking import new_tracker
 
-    folder.claim(cfg)
-    if folder.finished():
-        return announce_finished(folder)
     device, tracker = factories.device(cfg.device), new_tracker(cfg, folder.root)
-    held = prepare.prepare_evidence(cfg, folder, device)
-    if not folder.secret.exists():
-        prepare.lay_down_truth(cfg, folder, held)
-    secret = prepare.load_secret(cfg, folder)
     if secret is not None:
         require_scorable(held)
     labels = resolve_labels(cfg.dummy.labels, secret)
     tracker.start(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     attack(cfg, held, labels=labels, folder=folder, device=device, tracker=tracker)
-    result = finish(cfg, secret, _normalisation(held), folder)
+    result = finish(cfg, secret, held, folder)
     tracker.finish(result)
     if result["status"] == "interrupted":
         raise KeyboardInterrupt
@@ -97,7 +110,7 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     if said["truth"] is not None:  # images that came to light after the attack
         with_truth: Any = OmegaConf.merge(cfg, {"evidence": said})
         prepare.lay_down_truth(with_truth, folder, held)
-    return finish(cfg, prepare.load_secret(cfg, folder), _normalisation(held), folder)
+    return finish(cfg, prepare.load_secret(cfg, folder), held, folder)
 
 
 def dry_run(cfg: DictConfig) -> None:
@@ -121,12 +134,6 @@ def dry_run(cfg: DictConfig) -> None:
         held = dataclasses.replace(held, recipe=recipe(cfg))  # the overview tells of the whole run
     labels = resolve_labels(cfg.dummy.labels, secret)
     take_one_step(cfg, held, labels=labels, device=device)
-
-
-def _normalisation(held: Any) -> Any:
-    from simudy.victim.data import Normalisation
-
-    return Normalisation(held.mean, held.std)
 
 
 def _task(name: str) -> Callable[[DictConfig, RunDirectory], dict[str, Any] | None]:

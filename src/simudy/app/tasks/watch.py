@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from simudy import stopping
+from simudy.app.processes import agree_to_stop, is_first
 from simudy.app.store import checkpoint
 from simudy.app.store.history import LiveHistory
 from simudy.app.store.run_directory import RunDirectory
@@ -62,6 +63,7 @@ class Watch:
 
     def __call__(self, search: Search) -> None:
         self.search, now = search, time.monotonic()
+        agree_to_stop()
         if search.iteration in self.moments:
             self.snapshots[search.iteration] = search.problem.images().detach().cpu().clone()
         self.tell(search.history)
@@ -100,7 +102,7 @@ class Watch:
             else {"objective": float("nan"), "distance": float("nan")}
         )
         distance = search.best["distance"] if search.refined else last["distance"]
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_first():
             if self.bar is None:
                 self.bar = tqdm(
                     total=self.iterations, initial=search.iteration - 1, unit="step", leave=False

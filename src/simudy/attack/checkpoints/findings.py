@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from simudy.attack.checkpoints.quantised import grid_step
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -48,7 +49,8 @@ class Findings:
         if self.frozen:
             yield f"{_named('parameter', self.frozen)} did not move: frozen"
         if self.rounded is not None:
-            yield f"the weights are rounded to {_short(self.rounded)}"
+            kind = _short(self.rounded)
+            yield f"the weights are rounded to {kind}" + ", dequantised" * (kind == "int8")
         if self.own_buffers:
             yield f"{_named('buffer', self.own_buffers)} not in the files: the model's own"
 
@@ -70,7 +72,7 @@ def find(module: nn.Module, initial: Params, final: Params) -> Findings:
             f"the norms counted {' and '.join(map(str, sorted(counted)))} batches between the "
             "files: they were switched during the run, which a simulation does not follow"
         )
-    rounded = rounded_to(module, initial, final)
+    rounded = rounded_to(module, initial, final) or _quantised(module, final)
     return Findings(
         frozen=() if rounded else _unmoved(module, initial, final),
         training=tuple(name for name in norms if seen[name]),
@@ -107,6 +109,13 @@ def rounded_to(module: nn.Module, *files: Params) -> torch.dtype | None:
     own = next(iter(module.parameters())).dtype
     coarser = [kind for kind in _PUBLISHED if torch.finfo(kind).eps > torch.finfo(own).eps]
     return next((k for k in coarser if all(torch.equal(t.to(k).to(t), t) for t in tensors)), None)
+
+
+def _quantised(module: nn.Module, final: Params) -> torch.dtype | None:
+    """Whether every matrix of the published file lies on the levels of int8."""
+    matrices = [final[k] for k, p in module.named_parameters() if p.ndim > 1]
+    on_grid = matrices and all(grid_step(matrix) is not None for matrix in matrices)
+    return torch.int8 if on_grid else None
 
 
 def _absent_buffers(module: nn.Module, initial: Params) -> tuple[str, ...]:
@@ -211,7 +220,13 @@ def require_steps(found: Findings, steps: int | None) -> None:
 
 
 def spacing(weights: Tensor, kind: torch.dtype) -> Tensor:
-    """The distance between neighbouring numbers of ``kind`` around each weight."""
+    """The distance between neighbouring numbers of ``kind`` around each weight; of int8, between
+    the levels that a matrix lies on, or of its own type where it lies on none.
+    """
+    if not kind.is_floating_point:
+        if (step := grid_step(weights)) is not None:
+            return step.expand(weights.shape)
+        kind = weights.dtype
     _, exponent = torch.frexp(weights.double().abs())
     unit, smallest = torch.finfo(kind).eps, torch.finfo(kind).smallest_normal
     return (unit * torch.exp2((exponent - 1).double())).clamp(min=smallest * unit)

@@ -6,34 +6,24 @@ It is held against the recipe, and moments from before the run are taken into it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from simudy.dynamics.optim import Groups, Started, from_torch
+from simudy.attack.checkpoints.saved_optimizer import (
+    WAYS,
+    class_names,
+    is_decoupled,
+    rule_of,
+    saved_optimizers,
+)
+from simudy.dynamics.optim import AdamW, Groups, Started
 from simudy.dynamics.optim.hyperparameters import innermost
 from simudy.dynamics.optim.interop.lr_scheduler import stepped
 from simudy.dynamics.optim.rule import Rule
 from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
-
-_DEPTH = 4
-_KINDS: tuple[type[torch.optim.Optimizer], ...] = (
-    *(torch.optim.SGD, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam),
-    *(torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
-)
-_WAYS = {"foreach", "fused", "capturable", "differentiable", "initial_lr", "params", "swa_lr"}
-
-
-def saved_optimizers(loaded: Any, depth: int = _DEPTH) -> Iterator[Mapping[str, Any]]:
-    """Every state dict of a torch optimizer in what a file held."""
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("param_groups"), list):
-        yield loaded
-    elif depth and isinstance(loaded, (Mapping, list)):
-        for value in loaded.values() if isinstance(loaded, Mapping) else loaded:
-            yield from saved_optimizers(value, depth - 1)
 
 
 def with_moments(recipe: Recipe, module: nn.Module, initial: Any, final: Any) -> Recipe:
@@ -51,22 +41,31 @@ def with_moments(recipe: Recipe, module: nn.Module, initial: Any, final: Any) ->
     held = [saved for saved in saved_optimizers(initial) if saved.get("state")]
     if not held or any(isinstance(rule, Started) for rule in _chain(recipe.optimizer)):
         return recipe
-    states = _states(module, held[0])
+    decoupled = isinstance(_chain(recipe.optimizer)[-1], AdamW)
+    fresh, started = (
+        rule_of(module, held[0], moments=moments, decoupled=decoupled) for moments in (False, True)
+    )
+    if fresh == recipe.optimizer:
+        return dataclasses.replace(recipe, optimizer=started)
+    states = _states(started)
     rule = innermost(lambda rule: Started(rule, states), recipe.optimizer)  # type: ignore[arg-type]
     return dataclasses.replace(recipe, optimizer=rule)
 
 
 def _require_same(recipe: Recipe, saved: Mapping[str, Any], which: str) -> None:
     groups, rule = saved["param_groups"], _chain(recipe.optimizer)[-1]
-    if len(groups) != 1 or isinstance(rule, Groups):
+    if isinstance(rule, Groups):
         return
     said, name = _options(groups[0]), type(rule).__name__
-    kinds = [kind.__name__ for kind in _kinds(groups[0])]
-    if kinds and name not in (*kinds, *(["AdamW"] if "Adam" in kinds else [])):
+    fitting = class_names(groups[0])
+    if fitting and name not in fitting:
+        shown = fitting if is_decoupled(groups[0]) is None else fitting[:1]
         raise SimudyError(
-            f"the {which} file holds the state of {' or '.join(kinds)}, the recipe says {name}: "
-            f"set inner={kinds[0].lower()}"
+            f"the {which} file holds the state of {' or '.join(shown)}, the recipe says {name}: "
+            f"set inner={fitting[0].lower()}"
         )
+    if len(groups) != 1:
+        return
     moves = recipe.schedule is not None or recipe.scheduler is not None
     first = groups[0].get("initial_lr", None if moves else said.get("lr"))
     if not moves and "lr" in said and first != said["lr"]:
@@ -98,38 +97,15 @@ def _require_at_its_start(recipe: Recipe, rate: float) -> None:
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
     betas = dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))
-    plain = {k: v for k, v in group.items() if k not in _WAYS and k != "betas"}
+    plain = {k: v for k, v in group.items() if k not in {*WAYS, "betas"}}
     return {**plain, **betas}
 
 
-def _kinds(group: Mapping[str, Any]) -> list[type[torch.optim.Optimizer]]:
-    """The optimizers of torch whose groups have these settings."""
-    held = group.keys() - _WAYS - {"param_names"}
-    return [kind for kind in _KINDS if _settings(kind) == held]
-
-
-def _settings(kind: type[torch.optim.Optimizer]) -> set[str]:
-    return set(kind([torch.zeros(1)]).param_groups[0].keys()) - _WAYS  # type: ignore[call-arg]
-
-
-def _states(module: nn.Module, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Moments by the parameter's name; torch numbers them in the order they were handed over."""
-    counts = [len(group["params"]) for group in saved["param_groups"]]
-    named = list(module.named_parameters())
-    trained = [(name, p) for name, p in named if p.requires_grad]
-    fitting = [some for some in (named, trained) if [len(some)] == counts]
-    kinds = _kinds(saved["param_groups"][0])
-    if not fitting or not kinds:
-        raise SimudyError(
-            "the initial file holds moments whose parameters it does not name: give the rule with "
-            "them from Python, from_torch(optimizer, module)"
-        )
-    ours = [(name, p.detach().clone().requires_grad_()) for name, p in fitting[0]]
-    optimizer = kinds[0]([p for _, p in ours])  # type: ignore[call-arg]
-    optimizer.load_state_dict(dict(saved))
-    rule = from_torch(optimizer, ours)  # type: ignore[arg-type]
-    states = getattr(rule, "states", {})
-    return {k: state for k, state in states.items() if module.get_parameter(k).requires_grad}
+def _states(rule: Rule | None) -> dict[str, Any]:
+    """Moments by the parameter's name, of a rule that has started."""
+    if isinstance(rule, Groups):
+        return {k: v for one in rule.rules.values() for k, v in _states(one).items()}
+    return dict(rule.states) if isinstance(rule, Started) else {}
 
 
 def _chain(rule: Rule) -> list[Rule]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from simudy import stopping
 from simudy.attack.evidence import Evidence
 from simudy.attack.membership.layer_inputs import Layer, Probe
-from simudy.attack.membership.metric import Whitening
+from simudy.attack.membership.metric import RIDGE, Whitening
 from simudy.attack.membership.row_space import RowSpace, choose
 from simudy.errors import SimudyError
 
@@ -50,12 +50,13 @@ class RowSpaceTest:
     ends: tuple[_End, ...]
 
     @classmethod
-    def of(cls, evidence: Evidence, public: Tensor) -> RowSpaceTest:
+    def of(cls, evidence: Evidence, public: Tensor, *, ridge: float = RIDGE) -> RowSpaceTest:
         """Choose the layer and fit the metric.
 
         Args:
             public: normalised images ``(m, c, h, w)`` that are no candidates, and not those that
                 p-values are taken against.
+            ridge: of the metric (see ``Whitening``); 1e9 leaves energy as it is.
 
         Raises:
             SimudyError: images and model do not fit, or no layer was trained.
@@ -64,7 +65,7 @@ class RowSpaceTest:
         _require_shape(public, evidence)
         probes = [Probe(evidence, held, public) for held in (evidence.initial, evidence.final)]
         space = choose(evidence, probes[0].layers(public[:2]))
-        return cls(space, tuple(_end(probe, space, public) for probe in probes))
+        return cls(space, tuple(_end(probe, space, public, ridge) for probe in probes))
 
     @property
     def layer(self) -> Layer:
@@ -87,9 +88,9 @@ class RowSpaceTest:
         return torch.stack([_share(end, self.layer, images) for end in self.ends], 1)
 
 
-def _end(probe: Probe, space: RowSpace, public: Tensor) -> _End:
+def _end(probe: Probe, space: RowSpace, public: Tensor, ridge: float) -> _End:
     parts = [probe.vectors(space.layer, part) for part in public.split(BATCH)]
-    metric = Whitening.of(torch.cat(parts).transpose(0, 1).flatten(1, 2))
+    metric = Whitening.of(torch.cat(parts).transpose(0, 1).flatten(1, 2), ridge=ridge)
     basis = space.basis
     within = torch.linalg.qr(metric(basis).mT)[0].mT  # columns beyond the rank are no basis
     return _End(probe, metric, within * basis.any(-1, keepdim=True))

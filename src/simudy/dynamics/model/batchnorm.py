@@ -80,12 +80,16 @@ def _pairs(module: nn.Module) -> Iterator[tuple[_ConvNd, _BatchNorm]]:
 
 def _calls(module: nn.Module) -> list[fx.Node]:
     """The calls of layers in ``module.forward``, in order."""
+    held = [(layer, dict(layer._buffers)) for layer in module.modules()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             graph = fx.Tracer().trace(module)
         except Exception:  # whatever a forward does with a stand-in for its input
             return []
+        finally:
+            for layer, buffers in held:  # a forward may have put a stand-in among its buffers
+                layer._buffers.update(buffers)
     return [node for node in graph.nodes if node.op == "call_module"]
 
 

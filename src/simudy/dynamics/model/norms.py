@@ -43,7 +43,7 @@ def rms_norm(
     eps: float | None = None,
 ) -> Tensor:
     """``F.rms_norm``: divided by the root mean square, not centred."""
-    values = _wide(input)
+    values = wide(input)
     eps = torch.finfo(values.dtype).eps if eps is None else eps
     square = values.square().mean(list(range(-len(normalized_shape), 0)), keepdim=True)
     return _shifted(values * (square + eps).rsqrt(), weight, None).to(input.dtype)
@@ -107,7 +107,7 @@ def _by_channel(
 
 
 def _standardised(input: Tensor, dims: list[int], eps: float) -> Tensor:
-    values = _wide(input)
+    values = wide(input)
     centred = values - values.mean(dims, keepdim=True)
     return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
 
@@ -118,7 +118,8 @@ def _shifted(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tens
     return values if bias is None else values + bias
 
 
-def _wide(input: Tensor) -> Tensor:
+def wide(input: Tensor) -> Tensor:
+    """As torch takes statistics of it: not in half precision."""
     return input.float() if input.dtype in _NARROW else input
 
 

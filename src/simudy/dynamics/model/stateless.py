@@ -15,6 +15,7 @@ from simudy.dynamics.model.batchnorm import fold_batchnorm
 from simudy.dynamics.model.criterion import check_losses
 from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
 from simudy.dynamics.model.operations import exact_operations
+from simudy.dynamics.model.running import moving, tracking
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -25,9 +26,9 @@ class StatelessModel:
 
     What training moves is in ``params``; what it leaves alone, buffers and parameters with
     ``requires_grad=False``, is in ``buffers``. Modules in eval mode use their buffers (a frozen
-    BatchNorm, as in the paper); a BatchNorm in train mode normalises by the batch and its running
-    statistics are left alone. Attention runs on the math kernel, the only one with second
-    derivatives.
+    BatchNorm, as in the paper); a BatchNorm in train mode normalises by the batch, and its running
+    statistics move in ``moved_buffers`` alone. Attention runs on the math kernel, the only one with
+    second derivatives.
 
     Args:
         module: any deterministic module ``images -> logits``. Its modes (train/eval) are kept as
@@ -52,6 +53,7 @@ class StatelessModel:
         refuse_inexact(module)
         refuse_gradient_hooks(module.named_parameters())
         self.module = copy.deepcopy(module)
+        self._tracking = tracking(self.module)
         rewrite(self.module)
         fold_batchnorm(self.module)
         self.given_criterion = criterion
@@ -64,6 +66,11 @@ class StatelessModel:
             **{name: b.detach().clone() for name, b in module.named_buffers()},
             **{name: held[name] for name in held if name in frozen},
         }
+        self._live = {
+            f"{prefix}.{name}".lstrip(".")
+            for prefix, layer in module.named_modules()
+            for name in (layer._buffers if layer.training else ())
+        }
         self._one_thread = OneThread()
         self._training = any(m.training for m in self.module.modules())
 
@@ -74,7 +81,7 @@ class StatelessModel:
         # functional_call puts the parameters into the module while it runs.
         with exact_operations(), self._one_thread:
             return torch.func.functional_call(
-                self.module, {**self._fresh_buffers(), **params}, (images.contiguous(),)
+                self.module, {**self._fresh(self.buffers), **params}, (images.contiguous(),)
             )
 
     def loss(self, params: Params, batch: tuple[Tensor, ...]) -> Tensor:
@@ -92,24 +99,32 @@ class StatelessModel:
             check_losses(losses, *weights)
             return (losses * weights[0]).mean() if weights else losses.mean()
 
+    def moved_buffers(self, params: Params, batch: Any, buffers: Params) -> Params:
+        """``buffers`` after a call on ``batch = (images, …)``, as torch leaves them in train mode:
+        running statistics, counts, and what a module of one's own keeps. Differentiable.
+        """
+        held = self._fresh(buffers)
+        with exact_operations(), self._one_thread, moving(self.module, self._tracking, held):
+            given = {**held, **params}
+            torch.func.functional_call(self.module, given, (batch[0].contiguous(),))
+        return {name: held[name] if name in self._live else b for name, b in buffers.items()}
+
     def to(self, *args: Any, **kwargs: Any) -> StatelessModel:
         """A copy on another device or dtype, as ``nn.Module.to``."""
         module = copy.deepcopy(self.module).to(*args, **kwargs)
         move = getattr(self.given_criterion, "to", None)  # class weights go along
         criterion = move(*args, **kwargs) if move else self.given_criterion
-        return StatelessModel(module, criterion=criterion)
+        model = StatelessModel(module, criterion=criterion)
+        model._tracking = self._tracking  # which the copy has been told not to do by itself
+        return model
 
-    def _fresh_buffers(self) -> Params:
+    def _fresh(self, buffers: Params) -> Params:
         # A module in train mode may write to its buffers (a counter, an average): let it write to a
         # copy.
-        return (
-            {
-                name: b.clone() if name in self._own_buffers else b
-                for name, b in self.buffers.items()
-            }
-            if self._training
-            else self.buffers
-        )
+        if not self._training:
+            return buffers
+        own = self._own_buffers
+        return {name: b.clone() if name in own else b for name, b in buffers.items()}
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

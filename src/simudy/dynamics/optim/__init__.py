@@ -18,6 +18,7 @@ from simudy.dynamics.optim.hyperparameters import (
 from simudy.dynamics.optim.interop.backend import with_backend
 from simudy.dynamics.optim.interop.from_torch import from_torch
 from simudy.dynamics.optim.interop.higher import Higher
+from simudy.dynamics.optim.interop.lr_scheduler import from_scheduler
 from simudy.dynamics.optim.interop.torchopt import TorchOpt
 from simudy.dynamics.optim.lion import Lion
 from simudy.dynamics.optim.lookahead import Lookahead
@@ -76,6 +77,7 @@ __all__ = [
     "Transformed",
     "Wrapper",
     "cosine_decay",
+    "from_scheduler",
     "from_torch",
     "hyperparameters",
     "one_cycle",

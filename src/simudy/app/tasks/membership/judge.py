@@ -121,7 +121,8 @@ def _parted(reference: Named, seed: int) -> tuple[Named, Named]:
             f"{len(reference)} reference images are too few: give {2 * FITTED} or more "
             "(membership.reference; for a victim trained here data.heldout=400)"
         )
-    fitted, rest = _shuffled(len(reference), seed).tensor_split([-(-len(reference) // FITTED)])
+    order = _shuffled(len(reference), seed + 1)  # another draw than that of the halves
+    fitted, rest = order.tensor_split([-(-len(reference) // FITTED)])
     return reference.take(fitted), reference.take(rest)
 
 

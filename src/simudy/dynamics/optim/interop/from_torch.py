@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -66,7 +66,7 @@ def from_torch(
     """The rule of a torch optimizer as it stands: hyper-parameters, moments and step counts.
 
     A copy: what the optimizer does later does not change the rule. Learning-rate schedulers are not
-    part of it, their rates at this moment are; see ``scheduled``.
+    part of it, their rates at this moment are; see ``from_scheduler``.
 
     Args:
         optimizer: an instance of a class of ``torch.optim`` that we have. ``foreach``, ``fused``,
@@ -87,26 +87,48 @@ def from_torch(
         >>> from_torch(torch.optim.AdamW(module.parameters(), lr=0.1), module).lr
         0.1
     """
+    return rules_of(optimizer, named, [optimizer.param_groups])[0]
+
+
+def rules_of(
+    optimizer: torch.optim.Optimizer,
+    named: nn.Module | Iterable[tuple[str, nn.Parameter]],
+    times: Sequence[Sequence[dict[str, Any]]],
+) -> list[Rule]:
+    """The rule of the optimizer as it would stand with the settings of each of ``times``: those of
+    its groups, in order.
+    """
     named = list(named.named_parameters() if isinstance(named, nn.Module) else named)
     _refuse_hooks(optimizer)
     refuse_gradient_hooks(named)
     names = {id(parameter): name for name, parameter in named}
-    rules: dict[str, PerTensor] = {}
+    homes = [
+        (_name(parameter, names), i, parameter)
+        for i, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    ]
+    homes = [home for home in homes if home[2].requires_grad]
+    rules = [[_rule(type(optimizer), group) for group in groups] for groups in times]
+    each = [{name: at[i] for name, i, _ in homes} for at in rules]
     states: dict[str, Any] = {}
-    for group in optimizer.param_groups:
-        rule = _rule(type(optimizer), group)
-        for parameter in group["params"]:
-            name = _name(parameter, names)
-            if parameter.requires_grad:
-                rules[name] = rule
-                states |= _state(rule, name, parameter, optimizer.state.get(parameter, {}))
-    return _joined(rules, states, frozen=len(rules) < len(names))
+    for name, i, parameter in homes:
+        held = optimizer.state.get(parameter, {})
+        states |= _state(rules[0][i], name, parameter, held) if rules else {}
+    frozen = len(homes) < len(names)
+    alike = not frozen and all(len(homes) and _are_equal(list(at.values())) for at in each)
+    return [_joined(at, states, frozen=frozen, alike=alike) for at in each]
 
 
-def _joined(rules: dict[str, PerTensor], states: dict[str, Any], *, frozen: bool) -> Rule:
+def _are_equal(rules: list[PerTensor]) -> bool:
+    return all(rule is rules[0] or rule == rules[0] for rule in rules)
+
+
+def _joined(
+    rules: dict[str, PerTensor], states: dict[str, Any], *, frozen: bool, alike: bool
+) -> Rule:
     """One rule for all parameters, by name where they differ."""
-    first, *others = rules.values() or [None]
-    if first is not None and not frozen and all(other == first for other in others):
+    if alike:
+        first = next(iter(rules.values()))
         return Started(first, states) if states else first
     each: dict[Pattern, Rule | None] = {
         glob.escape(name): Started(rule, {name: states[name]}) if name in states else rule

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from simudy.dynamics.optim.hyperparameters import (
@@ -14,6 +15,7 @@ from simudy.dynamics.optim.hyperparameters import (
     outermost,
     with_hyperparameters,
 )
+from simudy.dynamics.optim.interop.from_torch import rules_of
 from simudy.dynamics.optim.rule import Rule, Scalar
 from simudy.errors import SimudyError
 
@@ -45,17 +47,84 @@ def stepped(rule: Rule, count: int, scheduler: Scheduler) -> list[Rule]:
         moving = scheduler(optimizer)
     except (TypeError, ValueError, AttributeError) as error:
         raise SimudyError(f"the learning-rate scheduler cannot be made: {error}") from error
-    if isinstance(moving, ReduceLROnPlateau):
-        raise SimudyError(
-            "ReduceLROnPlateau decides by a metric, which no simulation knows: give the factors it "
-            "came to as recipe.schedule, one per step"
-        )
+    _refuse_metric(moving)
     rules = []
     for _ in range(count):
         rules.append(with_hyperparameters(rule, _now(optimizer, held, homes)))
         optimizer.step()
         moving.step()
     return rules
+
+
+def _refuse_metric(scheduler: Any) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise SimudyError(
+            "ReduceLROnPlateau decides by a metric, which no simulation knows: give the factors it "
+            "came to as recipe.schedule, one per step"
+        )
+
+
+def from_scheduler(
+    scheduler: LRScheduler,
+    named: nn.Module | Iterable[tuple[str, nn.Parameter]],
+    steps: int,
+    *,
+    every: int = 1,
+) -> list[Rule]:
+    """The rules of the next ``steps`` steps of a live scheduler and its live optimizer, as they
+    stand: ``from_torch`` of the optimizer, with the rates and momenta that the scheduler will set.
+
+    Neither is moved. The first rule begins with the optimizer's moments and step counts. torch
+    takes no rate that requires grad under a scheduler: to learn one, read the rates off the rules,
+    ``scheduled(rules[0], steps, lr=[factor * rule.lr for rule in rules])``.
+
+    Args:
+        scheduler: any of ``torch.optim.lr_scheduler`` but ``ReduceLROnPlateau``, also chained or in
+            sequence.
+        named: the module it trains, or its named parameters.
+        steps: how many rules to return.
+        every: steps of the optimizer to one of the scheduler: the batches of an epoch, where that
+            is stepped by epoch. The run begins right after a step of the scheduler.
+
+    Raises:
+        SimudyError: as ``from_torch``; or the scheduler decides by a metric.
+
+    Example:
+        >>> from torch.optim.lr_scheduler import StepLR
+        >>> module = nn.Linear(2, 2)
+        >>> scheduler = StepLR(torch.optim.SGD(module.parameters(), lr=0.5), step_size=2)
+        >>> [rule.lr for rule in from_scheduler(scheduler, module, 4)]
+        [0.5, 0.5, 0.05, 0.05]
+    """
+    _refuse_metric(scheduler)
+    if every < 1:
+        raise SimudyError(f"from_scheduler(every={every}): give 1 or more")
+    groups, twin, times = scheduler.optimizer.param_groups, _twin(scheduler), []
+    for t in range(steps):
+        if t and t % every == 0:
+            twin.step()
+        now = twin.optimizer.param_groups
+        times.append([_as_now(*pair) for pair in zip(groups, now, strict=True)])
+    return rules_of(scheduler.optimizer, named, times)
+
+
+def _twin(scheduler: Any) -> Any:
+    """A copy of a scheduler, with an optimizer that has its settings and nothing to move."""
+    optimizer: Any = torch.optim.SGD([torch.zeros(())])
+    # Or the scheduler would warn of steps that it has not seen; nobody calls it.
+    optimizer.step, optimizer._opt_called = scheduler.optimizer.step, True
+    optimizer.param_groups = [
+        {key: _plain(value) for key, value in group.items() if key != "params"}
+        for group in scheduler.optimizer.param_groups
+    ]
+    return copy.deepcopy(scheduler, {id(scheduler.optimizer): optimizer})
+
+
+def _as_now(group: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A group's settings with what the scheduler has moved."""
+    keys = [key for key in ("lr", "momentum", "betas") if key in group]
+    moved = {key: now[key] for key in keys if now[key] != _plain(group[key])}
+    return {**group, **moved}
 
 
 def _stand_in(held: dict[str, Scalar], homes: list[str]) -> torch.optim.Optimizer:
@@ -92,5 +161,7 @@ def _set(before: Scalar, value: float) -> Scalar:
     return before * (value / _plain(before)) if isinstance(before, Tensor) else value
 
 
-def _plain(value: Scalar) -> float:
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
     return float(value.detach()) if isinstance(value, Tensor) else value

@@ -1,0 +1,67 @@
+"""The few figures on the first screen of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from simudy.analysis.report.conclusion import highest_floor
+from simudy.analysis.score import RECOVERED
+from simudy.analysis.verdicts import VERDICTS
+
+Tile = dict[str, str]
+
+
+def tiles(result: Mapping[str, Any], told: Mapping[str, Any]) -> list[Tile]:
+    """Score beside floor, verdicts, and what other tasks found: ``name``, ``value``, ``note``."""
+    counts = result.get("verdict_counts") or {}
+    verdicts = " · ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS[1:])
+    return [
+        _score(result),
+        _tile("images certified", f"{counts.get(VERDICTS[0], 0)}", verdicts),
+        _membership(told.get("membership")),
+        _exposure(told.get("exposure")),
+        _fit(result),
+    ]
+
+
+def _tile(name: str, value: str, note: str) -> Tile:
+    return {"name": name, "value": value, "note": note}
+
+
+def _score(result: Mapping[str, Any]) -> Tile:
+    score, floor = result.get("ssim_paper"), highest_floor(result)
+    if score is None or floor is None:
+        return _tile("SSIM beside its floor", "not known", "there are no true images here")
+    recovered = 100 * (result.get("recovered") or 0.0)
+    note = f"{recovered:.0f} % recovered (pixel SSIM > {RECOVERED})"
+    return _tile("SSIM beside its floor", f"{score:.3f} / {floor:.3f}", note)
+
+
+def _fit(result: Mapping[str, Any]) -> Tile:
+    distance, seconds = result.get("distance"), result.get("seconds") or 0.0
+    value = "none" if distance is None else f"{distance:.2g}"
+    note = f"{result.get('iterations', 0):,} iterations in {seconds:,.0f} s"
+    return _tile("distance from the weights", value, note)
+
+
+def _membership(found: Mapping[str, Any] | None) -> Tile:
+    name = "membership"
+    if found is None:
+        return _tile(name, "not asked", "task=membership")
+    if found.get("power") == "none":
+        return _tile(name, "no power", "the test cannot tell here")
+    candidates = len(found.get("candidates", ()))
+    below, chance = found.get("below_1_percent", 0), found.get("expected_by_chance", 0.0)
+    note = f"candidates with p ≤ 0.01; by chance {chance:.1f}"
+    if found.get("auc") is not None:
+        note = f"{note}; AUC {found['auc']:.3f}"
+    return _tile(name, f"{below} of {candidates}", note)
+
+
+def _exposure(found: Mapping[str, Any] | None) -> Tile:
+    name = "exposure"
+    if found is None:
+        return _tile(name, "not asked", "task=exposure")
+    value, note = found.get("headline"), found.get("summary")
+    return _tile(name, str(value or "measured"), str(note or "see exposure.json"))

@@ -27,8 +27,8 @@ from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
 from simudy.app.translate import in_settings
+from simudy.attack.checkpoints.limits import limits
 from simudy.attack.evidence import Evidence
-from simudy.attack.limits import limits
 from simudy.attack.methods.problem import Problem
 from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError

@@ -29,8 +29,8 @@ from simudy.app.tracking import Guarded
 from simudy.attack.evidence import Evidence
 from simudy.attack.limits import limits
 from simudy.attack.methods.problem import Problem
-from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
+from simudy.attack.checkpoints.limits import limits
 from simudy.attack.evidence import Evidence
-from simudy.attack.limits import limits
 from simudy.attack.methods.problem import Problem
 from simudy.errors import SimudyError
 from simudy.outcome import Reconstruction

@@ -139,18 +139,16 @@ def _dimension(values: Tensor, evidence: Evidence, *, noise: float) -> int:
     Weights that were rounded before they were published hide the directions that moved them less
     than that. Then there is no gap: all that stands out counts, or the number told.
     """
-    n = evidence.n
-    if evidence.precision is None:
-        rank = rank_of(values, noise=noise)
-    else:
-        rank = max(int((values > _CLEARLY * noise).sum()), 1)
+    n, seen = evidence.n, evidence.precision is None and not evidence.hidden
+    standing_out = max(int((values > _CLEARLY * noise).sum()), 1)
+    rank = rank_of(values, noise=noise) if seen else standing_out
     if n is not None and rank > n:
         raise SimudyError(
             f"the first layer moved in {rank} directions, more than {n} images can move it: set "
             "evidence.n to their number, recipe and inner to what the run had, or "
             "dummy.images=frequencies"
         )
-    return min(n, len(values)) if n is not None and evidence.precision is not None else rank
+    return min(n, len(values)) if n is not None and not seen else rank
 
 
 def rank_of(values: Tensor, *, noise: float) -> int:
@@ -180,10 +178,13 @@ def _noise(evidence: Evidence, layer: str) -> float:
     precision.
     """
     weight = evidence.initial[layer]
+    edge = sum(size**0.5 for size in weight.shape)  # of noise of variance 1, see _rounding
+    added = evidence.hidden.get(layer, 0.0) * edge
     if evidence.precision is not None:
-        return _rounding(weight, evidence.final[layer], getattr(torch, evidence.precision))
+        kind = getattr(torch, evidence.precision)
+        return math.hypot(_rounding(weight, evidence.final[layer], kind), added)
     eps = torch.finfo(weight.dtype).eps
-    return float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
+    return added or float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
 
 
 def _rounding(initial: Tensor, final: Tensor, kind: torch.dtype) -> float:

@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import Simudy
-from simudy.attack.outcome import Reconstruction
 from simudy.dynamics import tree
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 from simudy.progress import progress_bar
 from simudy.ranges import COUNT, DECAY, NOT_NEGATIVE, NUMBER_OF, POSITIVE
 

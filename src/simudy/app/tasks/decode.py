@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from simudy.app.translate import in_settings
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.off_units import decode_off_units
-from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from simudy.app.translate import in_settings
 from simudy.attack.checkpoints.limits import limits
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
-from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 
 log = logging.getLogger(__name__)
 

@@ -121,7 +121,10 @@ TOLD = {
     "compute": {"seconds": 12.5},
     "membership": {"below_1_percent": 3, "expected_by_chance": 0.1, "candidates": [{}] * 9,
                    "auc": 0.75, "power": "full"},
-    "diagnosis": [{"name": "M_lin", "figure": "0.44", "meaning": "far from linear"}],
+    "diagnosis": {
+        "lines": [{"name": "M_lin", "figure": "0.44", "meaning": "far from linear"}],
+        "changes": ["fewer epochs"], "not_shown": "nothing is safe",
+    },
 }  # fmt: skip
 
 
@@ -144,6 +147,7 @@ def test_a_report_holds_every_part_and_loads_nothing(tmp_path):
     assert text.count('class="pixels"') == 4 and text.count("<figcaption>") == 2 + 4
     assert "<td>12345</td>" in text and "outer.lr" in text
     assert "3 of 9" in text and "by chance 0.1; AUC 0.750" in text and "far from linear" in text
+    assert "<li>fewer epochs</li>" in text and "nothing is safe" in text
 
 
 def test_the_page_and_the_json_say_the_same(tmp_path):

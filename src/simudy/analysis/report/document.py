@@ -93,8 +93,8 @@ def content_of(
     Args:
         told: any of ``knowledge`` and ``compute`` (mappings), ``attacks`` (mappings, this one
             first), ``read`` and ``assumed`` (sentences), ``agreement``, ``membership``,
-            ``exposure`` (as the files of these names hold them), ``diagnosis`` (lines with
-            ``name``, ``figure``, ``meaning``) and ``names`` of the true images.
+            ``exposure``, ``diagnosis`` (as the files of these names hold them) and ``names`` of
+            the true images.
     """
     agreement = told.get("agreement")
     found = conclude(result, agreement=agreement)
@@ -114,7 +114,7 @@ def content_of(
         "knowledge": dict(told.get("knowledge", {})),
         "attacks": [dict(attack) for attack in told.get("attacks", ())],
         "compute": dict(told.get("compute", {})),
-        "diagnosis": list(told.get("diagnosis") or ()),
+        "diagnosis": told.get("diagnosis"),
         "cautions": list(CAUTIONS),
     }
 

@@ -14,15 +14,12 @@ from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.optim import Rule
 
-_DIAGNOSIS = "diagnosis"
-
 
 def told_of(
     cfg: DictConfig, held: Evidence, result: Mapping[str, Any], folder: RunDirectory, images: Any
 ) -> dict[str, Any]:
     """What ``content_of`` takes as ``told``, for a run in its directory."""
     agreement = load_agreement(folder.agreement, images)
-    diagnosis = load_found(folder.diagnosis)
     return {
         "knowledge": knowledge(cfg, held),
         "assumed": assumed(cfg, held),
@@ -32,7 +29,7 @@ def told_of(
         "agreement": agreement,
         "membership": load_found(folder.membership),
         "exposure": load_found(folder.exposure),
-        "diagnosis": diagnosis["lines"] if diagnosis else None,
+        "diagnosis": load_found(folder.diagnosis),
     }
 
 

@@ -24,6 +24,7 @@ TASKS = {
     "reconstruct": "simudy.app.tasks.run:run_stages",
     "score": "simudy.app.tasks.run:rescore",
     "verdict": "simudy.app.audit.verdict:verdict",
+    "diagnose": "simudy.app.audit.diagnose:diagnose",
     "linearity": "simudy.app.tasks.measure_linearity:linearity",
     "size": "simudy.app.tasks.estimate_size:size",
     "exposure": "simudy.app.tasks.measure_exposure:measure",

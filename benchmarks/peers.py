@@ -2,9 +2,10 @@
 
 One outer iteration simulates SGD on 20 images of noise from θ0, compares the displacement with a
 given one by cosine, and takes the gradient by the images. Peers: ``higher``, TorchOpt (MetaSGD and
-functional), and the paper's unroll, in which θ is a flat vector cut into views every step. Times
-are medians of turns taken in one process; memory is the most resident (CPU) or allocated (CUDA)
-memory of a fresh process above what it holds once set up and warm.
+functional), and the paper's unroll, in which θ is a flat vector cut into views every step; beside
+them, where jax and optax are installed, JAX (``jax_peer.py``). Times are medians of turns taken in
+one process; memory is the most resident (CPU) or allocated (CUDA) memory of a fresh process above
+what it holds once set up and warm, and of JAX what XLA says.
 
 python benchmarks/peers.py [--cases mlp conv conv32] [--steps 4 16 64]
     [--methods "simudy Traced Direct" higher]
@@ -19,6 +20,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 
 import measure
@@ -186,12 +188,17 @@ PEERS = {
     "torchopt MetaSGD": torchopt_meta,
     "torchopt sgd": torchopt_functional,
 }
-METHODS = {**OURS, **PEERS}
+JAX = {"jax scan": False, "jax scan remat": True} if find_spec("optax") and find_spec("jax") else {}
+METHODS = {**OURS, **PEERS, **JAX}
 Found = dict[str, tuple[float, int, float]]  # seconds, bytes and error, by method
 
 
 def image_gradient(method: str, task: Task) -> Tensor:
     """One outer iteration."""
+    if method in JAX:
+        import jax_peer
+
+        return jax_peer.image_gradient(task, LR, remat=JAX[method])
     return torch.autograd.grad(METHODS[method](task), task.images)[0]
 
 
@@ -204,8 +211,12 @@ def peak(case: str, steps: int, method: str, device: str) -> int:
     """Bytes of the first outer iteration in this process, warmed up on something tiny; recording
     counts.
     """
-    image_gradient(method, task("tiny", 2, device=device))
     about = task(case, steps, device=device)
+    if method in JAX:
+        import jax_peer
+
+        return jax_peer.peak_bytes(about, LR, remat=JAX[method])
+    image_gradient(method, task("tiny", 2, device=device))
     return measure.peak_bytes(lambda: image_gradient(method, about), device=device)
 
 
@@ -216,11 +227,16 @@ def compare(case: str, steps: int, *, methods: Sequence[str], device: str, repea
     )
     about = task(case, steps, device=device)
     errors = {method: error(method, about, exact) for method in methods}
-    runs = {method: lambda method=method: image_gradient(method, about) for method in methods}
-    seconds = measure.side_by_side(runs, repeats=repeats, device=device)
+    seconds = times(about, methods=methods, device=device, repeats=repeats)
     common = ["--cases", case, "--steps", str(steps), "--device", device, "--peak-of"]
     peaks = {method: measure.in_own_process(__file__, [*common, method]) for method in methods}
     return {method: (seconds[method], peaks[method], errors[method]) for method in methods}
+
+
+def times(about: Task, *, methods: Sequence[str], device: str, repeats: int) -> dict[str, float]:
+    """Seconds of each of ``methods``, taking turns."""
+    runs = {method: lambda method=method: image_gradient(method, about) for method in methods}
+    return measure.side_by_side(runs, repeats=repeats, device=device)
 
 
 def report(found: Found) -> str:
@@ -237,6 +253,9 @@ def report(found: Found) -> str:
     return (
         f"{table}\n\nTime: {ours} takes {time:.2f} of the fastest peer ({peer}). "
         f"Memory: {lean} takes {memory:.2f} of the least peer ({least_peer})."
+        + "".join(
+            f" {j} takes {found[j][0] / found[ours][0]:.2f} of {ours}." for j in JAX if j in found
+        )
     )
 
 
@@ -248,6 +267,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="*", type=int, default=[4, 16, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--times-only", action="store_true", help="no memory, no errors")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--methods", nargs="*", choices=METHODS, default=list(METHODS), help="of both kinds"
@@ -263,6 +283,13 @@ def main() -> None:
         return
     for case in args.cases:
         for steps in args.steps:
+            if args.times_only:
+                about = task(case, steps, device=args.device)
+                found = times(about, methods=args.methods, device=args.device, repeats=args.repeats)
+                rows = [[method, f"{seconds:.3f}"] for method, seconds in found.items()]
+                table = measure.markdown(["method", "s per outer iteration"], rows)
+                print(f"\n### {case}, {steps} steps, {args.device}\n\n{table}", flush=True)
+                continue
             found = compare(
                 case, steps, methods=args.methods, device=args.device, repeats=args.repeats
             )

@@ -16,28 +16,19 @@ import yaml
 
 from simudy.app.settings import meaning
 from simudy.app.settings.check import locate, parameters
-from simudy.app.settings.meaning import EXPLAINED, GUESS, based_on, comments, source_comments
+from simudy.app.settings.meaning import (
+    EXPLAINED,
+    GUESS,
+    SHARED,
+    based_on,
+    comments,
+    source_comments,
+)
 from simudy.app.settings.schema import Config, settings_of
 from simudy.plain import named
 
 CONF = Path(__file__).parents[2] / "conf"
 OPEN = object()  # no default: must be given
-# Fields of a method of attack that another setting fills in.
-SHARED = {
-    "distance": "distance",
-    "tv": "prior.tv",
-    "box": "prior.box",
-    "term": "prior.term",
-    "images": "dummy.images",
-    "decay": "dummy.decay",
-    "start": "dummy.start",
-    "labels": "dummy.labels",
-    "noise": "dummy.noise",
-    "learn": "dummy.learn",
-    "recipe": "attack.recipe",
-    "adjoint": "adjoint",
-    "gradient": "gradient",
-}
 
 
 @dataclass

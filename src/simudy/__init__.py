@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.attack.evidence import Evidence as Evidence
     from simudy.attack.evidence import evidence_from_weights as evidence_from_weights
     from simudy.attack.methods.simudy import Simudy as Simudy
-    from simudy.attack.outcome import Reconstruction as Reconstruction
     from simudy.attack.prior import total_variation as total_variation
     from simudy.attack.search import Outer as Outer
     from simudy.attack.search import reconstruct as reconstruct
@@ -47,6 +46,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.recipe import Recipe as Recipe
     from simudy.dynamics.simulate import simulate as simulate
     from simudy.errors import SimudyError as SimudyError
+    from simudy.outcome import Reconstruction as Reconstruction
 
     __version__: str
 
@@ -62,7 +62,7 @@ _HOME = {
     "Simudy": "simudy.attack.methods.simudy",
     "total_variation": "simudy.attack.prior",
     "Outer": "simudy.attack.search",
-    "Reconstruction": "simudy.attack.outcome",
+    "Reconstruction": "simudy.outcome",
     "reconstruct": "simudy.attack.search",
     "Direct": "simudy.dynamics.adjoint",
     "Recompute": "simudy.dynamics.adjoint",

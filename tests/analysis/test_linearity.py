@@ -128,7 +128,7 @@ def test_one_epoch_cannot_be_compared():
 
 
 def test_batch_statistics_are_refused():
-    with pytest.raises(SimudyError, match=r"victim\.mode=eval"):
+    with pytest.raises(SimudyError, match=r"call module\.eval\(\)"):
         run_linearity(
             nn.Sequential(nn.BatchNorm2d(1), network("mlp")).train(), *data(), Recipe(epochs=2)
         )

@@ -83,7 +83,7 @@ def audit(cli, tmp_path):
         ("dummy.labels=[0,1]", "2 labels given for 4 images"),
         ("dummy.labels=[0,1,2,9]", "4 labels given for 4 images of 2 classes"),
         ("dummy.labels=false", "choose balanced, learned, true or wrong"),
-        ("data.n=1000", "lower data.n"),
+        ("data.n=1000", "data.n=1000, and there are 200 images left: lower it"),
         (
             "data.size=6",
             "images of 6×6 are too small for SSIM, whose window is 7×7: set a larger data.size",

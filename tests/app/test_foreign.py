@@ -57,3 +57,31 @@ def test_real_targets_are_learned_or_given(cli, tmp_path):
     assert outcome.code == 0, outcome.err
     labels = load_file(tmp_path / "run/reconstruction.safetensors")["labels"]
     assert labels[:3, 0].tolist() == pytest.approx([-1.5, 0.5, 1.0])
+
+
+def test_what_is_typed_must_be_what_the_files_hold(cli, tmp_path):
+    words = foreign.audit("adamw", tmp_path / "files")
+    for typed, said in (
+        ("inner.lr=0.5", "has lr=0.01, the recipe 0.5"),
+        ("inner=sgd", "holds the state of AdamW, the recipe says SGD"),
+        ("recipe.epochs=3", "took 6 batches between the files, the recipe has 3"),
+    ):
+        outcome = cli(*words, typed, "dry_run=true", tiny=False)
+        assert outcome.code == 2 and said in outcome.error, outcome.err
+
+
+def test_a_result_says_what_limits_any_attack(cli, tmp_path):
+    words = foreign.audit("frozen", tmp_path / "files")
+    outcome = cli(*words, "outer.iterations=2", "hydra.run.dir=run", tiny=False)
+    assert outcome.code == 0, outcome.err
+    (reason,) = result(tmp_path / "run")["limits"]
+    assert "1,027 independent numbers and 8 images have 2,048 pixels" in reason
+    assert reason in (tmp_path / "run/report.html").read_text()
+
+
+def test_what_is_no_picture_is_refused_before_the_search(cli, tmp_path):
+    words = foreign.audit("lightning", tmp_path / "files")
+    table = [w.replace("[1,16,16]", "[30]") for w in words]
+    assert (
+        "rows of a table and volumes are reconstructed from Python" in cli(*table, tiny=False).error
+    )

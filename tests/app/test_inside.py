@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from conftest import result
@@ -111,3 +113,35 @@ def test_what_does_not_fit_is_one_line(cli, files, words, said):
 
 def test_more_weights_than_steps_is_one_line(cli):
     assert "has 2 between its ends" in cli("victim.checkpoints=3", "hydra.run.dir=run").error
+
+
+def test_evidence_of_a_private_victim_does_not_tell_the_noise(cli, tmp_path):
+    outcome = cli(
+        "task=victim",
+        "inner._target_=simudy.dynamics.optim.private",
+        "+inner.rule._target_=simudy.SGD",
+        "+inner.rule.lr=0.1",
+        "+inner.noise=0.5",
+        "+inner.samples=4",
+        "recipe.batch_size=1",
+        "hydra.run.dir=run",
+    )
+    assert outcome.code == 0, outcome.err
+    told = (tmp_path / "run/evidence/evidence.json").read_text()
+    assert "Accumulated" in told
+    assert "Noised" not in told
+
+
+def test_what_is_published_is_what_the_attack_and_the_exposure_read(cli, tmp_path):
+    assert cli("task=victim", "hydra.run.dir=plain").code == 0
+    said = ("victim.publish.rounding=bfloat16", "victim.publish.noise=0.1")
+    assert cli("task=victim", *said, "hydra.run.dir=run").code == 0
+    ends = [load_file(tmp_path / d / "evidence/final.safetensors") for d in ("plain", "run")]
+    for name, true in ends[0].items():
+        shown = ends[1][name]
+        assert not torch.equal(true, shown)
+        torch.testing.assert_close(shown, shown.bfloat16().float(), rtol=0, atol=0)
+    facts = json.loads((tmp_path / "run/evidence/evidence.json").read_text())
+    assert facts["precision"] == "bfloat16"
+    assert set(facts["hidden"]) == set(ends[0])
+    assert "victim.publish.noise" in cli("victim.publish.noise=-1", "hydra.run.dir=no").error

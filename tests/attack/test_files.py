@@ -119,7 +119,7 @@ def test_classes_become_numbers_where_a_loss_compares_numbers():
     outputs = torch.randn(4, 2)
     ours = PerSample(nn.MSELoss())(outputs, labels).mean()
     torch.testing.assert_close(ours, nn.MSELoss()(outputs, torch.eye(2)[labels]))
-    with pytest.raises(SimudyError, match=r"set evidence.classes"):
+    with pytest.raises(SimudyError, match=r"set Evidence\(classes=…\)"):
         PerSample(nn.MSELoss())(outputs, torch.randn(4, 3))
 
 
@@ -153,7 +153,7 @@ def test_norms_that_counted_batches_trained_in_train_mode():
     evidence = audit(with_norms(), *run(with_norms()))
     assert evidence.model.module[1].training and evidence.model.module[4].training
     assert "2 norms ('1', …) trained in train mode for 6 batches" in evidence.notes["findings"]
-    with pytest.raises(SimudyError, match=r"set victim.mode=train"):
+    with pytest.raises(SimudyError, match=r"set evidence_from_weights\(mode='train'\)"):
         audit(with_norms(), *run(with_norms()), mode="eval")
     with pytest.raises(SimudyError, match=r"counted 6 batches between the files, the recipe has 5"):
         audit(with_norms(), *run(with_norms()), epochs=5)
@@ -193,7 +193,7 @@ def test_norms_partly_frozen():
     assert [evidence.model.module[i].training for i in (1, 4)] == [False, True]
     assert "norm '1' rested in eval mode" in evidence.notes["findings"]
     assert landing(evidence, images, labels) < 1e-5
-    with pytest.raises(SimudyError, match=r"set victim.mode=eval"):
+    with pytest.raises(SimudyError, match=r"set evidence_from_weights\(mode='eval'\)"):
         rested = {
             k: after[k] if "running" not in k and "num" not in k else before[k] for k in after
         }
@@ -261,7 +261,9 @@ def test_missing_statistics_are_not_made_up():
         return {k: v for k, v in weights.items() if "running" not in k and "num" not in k}
 
     before, after = (without(w) for w in run(with_norms()))
-    with pytest.raises(SimudyError, match=r"lack '1.running_mean'.*set victim.mode=train"):
+    with pytest.raises(
+        SimudyError, match=r"lack '1.running_mean'.*set evidence_from_weights\(mode='train'\)"
+    ):
         audit(with_norms(), before, after)
     assert audit(with_norms(), before, after, mode="train").model.module[1].training
 
@@ -332,7 +334,7 @@ def prefixed(weights, prefix):
         ),
         (
             lambda w: {"model": w, "ema": {k: v + 1 for k, v in w.items()}},
-            "taken from 'model', 'ema' would fit too (evidence.part=ema)",
+            "taken from 'model', 'ema' would fit too: evidence_from_weights(part='ema')",
         ),
     ],
 )

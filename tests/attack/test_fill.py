@@ -145,7 +145,7 @@ def test_a_schedule_alone_tells_the_epochs():
 
 def test_contradictions_are_refused():
     start, end = train(OPTIMIZERS["adamw"], SCHEDULERS["step"])
-    with pytest.raises(SimudyError, match=r"has lr=0\.01, the recipe 0\.5: set inner\.lr=0\.01"):
+    with pytest.raises(SimudyError, match=r"has lr=0\.01, the recipe 0\.5: set AdamW\(lr=0\.01\)"):
         understood(start, end, typed=("inner.lr",), optimizer=SGD(lr=0.5))
     with pytest.raises(SimudyError, match=r"holds the state of AdamW, the recipe says SGD"):
         understood(start, end, typed=("inner._target_",))
@@ -182,7 +182,9 @@ def test_older_files_do_not_tell_adam_from_adamw():
     for held in (start, end):
         del held["optimizer"]["param_groups"][0]["decoupled_weight_decay"]
     assert class_names(end["optimizer"]["param_groups"][0]) == ["Adam", "AdamW"]
-    with pytest.raises(SimudyError, match=r"do not tell its class: say it, as in inner=adamw"):
+    with pytest.raises(
+        SimudyError, match=r"do not tell its class: say it, as in Recipe\(optimizer=AdamW\)"
+    ):
         understood(start, end)
     told = understood(start, end, typed=("inner._target_",), optimizer=AdamW())
     assert off(told) < 1e-12

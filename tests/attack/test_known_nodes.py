@@ -279,5 +279,5 @@ def test_settings_that_do_not_fit_are_refused():
         problem(evidence, recipe=momentum(epochs=3))
     with pytest.raises(SimudyError, match="is for a run simulated in one piece"):
         problem(evidence, grow_until=0.5)
-    with pytest.raises(SimudyError, match="attack=simudy"):
+    with pytest.raises(SimudyError, match=r"use Simudy\(\)"):
         Surrogate().problem(evidence, seed=0)

@@ -10,9 +10,9 @@ from torch import nn
 
 from simudy import SGD, Recipe
 from simudy.attack.checkpoints.findings import spacing
+from simudy.attack.checkpoints.limits import independent_numbers, limits, rounding_share
 from simudy.attack.checkpoints.quantised import grid_step
 from simudy.attack.evidence import Evidence, evidence_from_weights
-from simudy.attack.limits import independent_numbers, limits, rounding_share
 
 SHAPE, N = (1, 8, 8), 5
 

@@ -287,10 +287,10 @@ def test_settings_that_do_not_exist_are_refused(settings: dict, message: str):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (KKT(images="span"), "set attack.images=pixels"),
-        (KKT(labels="learned"), "set attack.labels=balanced"),
+        (KKT(images="span"), r"set KKT\(images='pixels'\)"),
+        (KKT(labels="learned"), r"set KKT\(labels='balanced'\)"),
         (Surrogate(alpha=1.5), r"in \[0, 1\]"),
-        (OneStep(), "set attack.n"),
+        (OneStep(), r"set Method\(n=…\)"),
     ],
 )
 def test_settings_that_do_not_fit_the_evidence_are_refused(method: Weighted, message: str):

@@ -17,9 +17,9 @@ from torch import nn
 import simudy
 from simudy import progress
 from simudy.app.store import reconstruction
-from simudy.attack.outcome import Reconstruction
 from simudy.dynamics.optim import Clipped
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 
 
 def evidence(shape=(1, 8, 8)):

@@ -21,7 +21,7 @@ def test_only_the_embedding_counts():
     same = {"position": torch.tensor([2.0, 0.0]), "head.weight": torch.tensor([-5.0])}
     assert position(same, real).item() == pytest.approx(0, abs=1e-6)
     assert position({**same, "position": torch.tensor([0.0, 3.0])}, real).item() == pytest.approx(1)
-    with pytest.raises(SimudyError, match=r"set attack\.position=0"):
+    with pytest.raises(SimudyError, match=r"set Simudy\(position=0\)"):
         position({"head": real["position"]}, {"head": real["position"]})
 
 

@@ -217,9 +217,11 @@ def test_span_refuses_what_leaves_it():
     torch.manual_seed(0)
     model = StatelessModel(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)))
     final = tree.map(lambda p: p + torch.randn_like(p), model.params)
-    with pytest.raises(SimudyError, match=r"not linear.*dummy.images=frequencies or pixels"):
+    with pytest.raises(
+        SimudyError, match=r"not linear.*set Method\(images='frequencies'\) or pixels"
+    ):
         Span.of(Evidence(model, model.params, final, Recipe(), SHAPE, 3, 2))
-    with pytest.raises(SimudyError, match=r"dummy.images=span"):
+    with pytest.raises(SimudyError, match=r"set Simudy\(images='span'\)"):
         Simudy(images="pixels", damping=0.01).problem(trained()[0], seed=0)
 
 
@@ -571,7 +573,7 @@ def test_step_sizes_by_name():
     )
     search.step()
     assert float(search.variables["log_lr"].detach()) == 0.0
-    with pytest.raises(SimudyError, match=r"outer.lrs names 'typo'"):
+    with pytest.raises(SimudyError, match=r"Outer\(lrs=…\) names 'typo'"):
         Search(Simudy(images="pixels").problem(evidence, seed=0), Outer(lrs={"typo": 0.0}))
 
 

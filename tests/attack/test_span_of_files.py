@@ -65,7 +65,7 @@ def test_more_directions_than_images_are_a_contradiction():
         Span.of(told)
     with pytest.raises(SimudyError, match="moved in 6 directions, more than 4 images"):
         Simudy().problem(told, seed=0)  # no retreat to other coordinates
-    with pytest.raises(SimudyError, match=r"set evidence\.n"):
+    with pytest.raises(SimudyError, match=r"set Evidence\(n=…\)"):
         Span.of(published(evidence, torch.float16, n=4))
 
 
@@ -79,6 +79,6 @@ def test_groups_by_name_have_a_span():
 
 def test_a_frozen_first_layer_has_none():
     evidence, _ = trained(Groups({"1.*": None, "*": SGD(lr=0.1)}))
-    with pytest.raises(SimudyError, match=r"did not train.*dummy.images=frequencies"):
+    with pytest.raises(SimudyError, match=r"did not train.*set Method\(images='frequencies'\)"):
         Span.of(evidence)
     assert Simudy().problem(evidence, seed=0).dummy.latent.shape == (N, *SHAPE)

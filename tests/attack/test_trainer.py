@@ -81,10 +81,18 @@ def test_a_run_goes_on_with_the_moments_of_the_first_file(tmp_path, make, rule, 
 @pytest.mark.parametrize(
     ("make", "rule", "words"),
     [
-        (SGD_, SGD(lr=0.1), r"optimizer has momentum=0.9, the recipe 0.0: set inner.momentum=0.9"),
-        (SGD_, SGD(lr=0.2, momentum=0.9), r"has lr=0.1, the recipe 0.2: set inner.lr=0.1"),
-        (SGD_, Adam(lr=0.1), r"holds the state of SGD, the recipe says Adam: set inner=sgd"),
-        (ADAM, SGD(lr=0.01), r"holds the state of Adam, the recipe says SGD: set inner=adam"),
+        (SGD_, SGD(lr=0.1), r"optimizer has momentum=0.9, the recipe 0.0: set SGD\(momentum=0.9\)"),
+        (SGD_, SGD(lr=0.2, momentum=0.9), r"has lr=0.1, the recipe 0.2: set SGD\(lr=0.1\)"),
+        (
+            SGD_,
+            Adam(lr=0.1),
+            r"holds the state of SGD, the recipe says Adam: set Recipe\(optimizer=SGD\)",
+        ),
+        (
+            ADAM,
+            SGD(lr=0.01),
+            r"holds the state of Adam, the recipe says SGD: set Recipe\(optimizer=Adam\)",
+        ),
         (ADAM, Adam(lr=0.01, beta1=0.5), r"has beta1=0.9, the recipe 0.5"),
     ],
 )
@@ -97,7 +105,9 @@ def test_a_rate_that_moved_needs_a_schedule(tmp_path):
     decay = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
     files = checkpoints(tmp_path, SGD_, before=0, scheduler=decay)
     rule = SGD(lr=0.1, momentum=0.9)
-    with pytest.raises(SimudyError, match=r"rate had moved from 0.1 to 0.003\d*: set recipe.sched"):
+    with pytest.raises(
+        SimudyError, match=r"rate had moved from 0.1 to 0.003\d*: set Recipe\(sched"
+    ):
         audit(files, rule)
     assert audit(files, rule, scheduler=decay).n == 4
     with pytest.raises(SimudyError, match=r"has lr=0.1, the recipe 0.3"):

@@ -37,7 +37,7 @@ def benchmarks(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peers' deprecations
         yield
-    for name in ("measure", "peers", "memory", "long_runs"):
+    for name in ("measure", "peers", "memory", "long_runs", "jax_peer"):
         sys.modules.pop(name, None)
 
 
@@ -74,7 +74,18 @@ def test_all_methods_of_the_comparison_compute_the_same(benchmarks):
     for method in peers.METHODS:
         about = peers.task("tiny", 3, dtype=torch.float64)
         assert peers.error(method, about, exact) < 1e-10, method
-    assert len(peers.METHODS) == 12
+    assert len(peers.METHODS) == 12 + len(peers.JAX)
+
+
+@pytest.mark.parametrize("case", ["tiny", pytest.param("conv", marks=pytest.mark.slow)])
+def test_jax_computes_what_is_timed_beside_it(benchmarks, case):
+    pytest.importorskip("optax"), pytest.importorskip("jax")
+    import peers
+
+    about = peers.task(case, 2, dtype=torch.float64)
+    exact = peers.image_gradient("simudy Mixed Direct", about)
+    for method in peers.JAX:
+        assert peers.error(method, about, exact) < 1e-9, method
 
 
 @pytest.mark.slow

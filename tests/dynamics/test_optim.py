@@ -42,12 +42,14 @@ from simudy.dynamics.optim import (
     Lookahead,
     Muon,
     NAdam,
+    Noised,
     PerTensor,
     RAdam,
     RMSprop,
     Rprop,
     ScheduleFreeSGD,
     Transformed,
+    private,
 )
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
@@ -242,6 +244,8 @@ TABLE: dict[str, tuple[Any, Any]] = {
     ),
     "lookahead": (Lookahead(SGD(lr=0.1), alpha=0.4, every=2), lookahead),
     "averaged": (Averaged(MOMENTUM, decay=0.9), None),
+    "noised": (Noised(MOMENTUM, std=0.1, seed=3), None),
+    "private": (private(MOMENTUM, max_norm=0.3, noise=0.5, samples=3), None),
     "averaged uniformly": (Averaged(Clipped(MOMENTUM, max_norm=0.3), decay=None, start=1), None),
     "schedule-free": (ScheduleFreeSGD(lr=0.5, weight_decay=0.1), None),
     "sam": (SAM(MOMENTUM, rho=0.3), None),
@@ -255,6 +259,7 @@ LONG = {
     "radam decay": 6,
     "radam decoupled": 6,
     "accumulated": 6,
+    "private": 6,
 }  # steps until every term takes part
 
 
@@ -344,6 +349,8 @@ def test_bad_input_is_refused_with_a_remedy(act, message):
         (Groups({"a": SGD(), "b": None}), True),
         (Groups({"a": SGD(), "b": Adam()}), False),
         (Clipped(Adam()), False),
+        (private(SGD(), noise=0.0, samples=2), True),
+        (private(SGD(), noise=0.1, samples=2), False),
         (ClippedByValue(SGD()), False),
         (ClippedAdaptively(SGD()), False),
         (Averaged(Lion()), False),

@@ -161,13 +161,13 @@ def test_what_cannot_be_is_refused():
         Recipe(scheduler=lrs.StepLR).rules(4)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SimudyError, match="both set the rates"):
         Recipe(scheduler=partial(lrs.StepLR, step_size=1), schedule=[1.0])
-    with pytest.raises(SimudyError, match=r"leave recipe.shuffle out"):
+    with pytest.raises(SimudyError, match=r"leave Recipe\(shuffle=…\) out"):
         Recipe(order="torch", shuffle=True)
     with pytest.raises(SimudyError, match="images beyond the 3 there are"):
         Recipe(order=[[0, 3]]).batches(3)
     with pytest.raises(SimudyError, match="leaves no batch of 8 of 4 images"):
         Recipe(batch_size=8, drop_last=True).batches(4)
-    with pytest.raises(SimudyError, match=r"accumulate=0: give 1 or more"):
+    with pytest.raises(SimudyError, match=r"accumulate=0\): give 1 or more"):
         Recipe(accumulate=0)
 
 

@@ -92,7 +92,9 @@ def test_classes_that_run_short_are_taken_whole_and_said(caplog):
     parts = split(source, source.order(None), n=6, heldout=2)
     assert codes(parts.victim) == [0, 1, 4, 2, 3, 5] and codes(parts.heldout) == [6, 7]
     assert "data.n: the classes are uneven, 2 to 4 images of each" in caplog.messages
-    with pytest.raises(SimudyError, match=r"there are 2 images left: lower data\.heldout"):
+    with pytest.raises(
+        SimudyError, match=r"Source\(heldout=3\), and there are 2 images left: lower it"
+    ):
         split(source, source.order(None), n=6, heldout=3)
 
 
@@ -163,12 +165,12 @@ def test_faces():
 @pytest.mark.parametrize(
     ("source", "remedy"),
     [
-        (Faces(n=202), "lower data.n"),
-        (Faces(n=120), "lower data.heldout"),
-        (Faces(n=0), "data.n"),
-        (Faces(heldout=0), "data.heldout"),
-        (Faces(heldout=-1), "data.heldout"),
-        (Faces(size=0), "data.size"),
+        (Faces(n=202), r"Source\(n=\d+\), and there are \d+ images left"),
+        (Faces(n=120), r"Source\(heldout=\d+\), and there are \d+ images left"),
+        (Faces(n=0), r"Source\(n=0\): give"),
+        (Faces(heldout=0), r"set Source\(heldout=1\)"),
+        (Faces(heldout=-1), r"Source\(heldout=-1\): give 0"),
+        (Faces(size=0), r"Source\(size=0\): give"),
     ],
 )
 def test_faces_errors(source: Faces, remedy: str):
@@ -277,12 +279,12 @@ def test_cifar_damaged_files_name_the_remedy(cifar: Path, kind: str):
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({"victim_records": (0, 200)}, "data.victim_records"),
-        ({"victim_records": (0, 10, 20)}, "data.victim_records"),
-        ({"heldout_records": (39, 80)}, "data.heldout_records"),
-        ({"pretrain_records": (0, 10)}, "data.pretrain_records"),
-        ({"n": 41}, "lower data.n"),
-        ({"heldout": 41}, "lower data.heldout"),
+        ({"victim_records": (0, 200)}, r"Cifar10\(victim_records="),
+        ({"victim_records": (0, 10, 20)}, r"Cifar10\(victim_records="),
+        ({"heldout_records": (39, 80)}, r"Cifar10\(heldout_records="),
+        ({"pretrain_records": (0, 10)}, r"Cifar10\(pretrain_records="),
+        ({"n": 41}, r"Source\(n=\d+\), and there are \d+ images left"),
+        ({"heldout": 41}, r"Source\(heldout=\d+\), and there are \d+ images left"),
     ],
 )
 def test_cifar_options_that_cannot_be_met(cifar: Path, options: dict, remedy: str):
@@ -293,9 +295,9 @@ def test_cifar_options_that_cannot_be_met(cifar: Path, options: dict, remedy: st
 def test_missing_folders_name_the_setting(tmp_path: Path):
     absent = str(tmp_path / "absent")
     for source in (Cifar10(absent), Folder(absent)):
-        with pytest.raises(SimudyError, match=r"data\.root"):
+        with pytest.raises(SimudyError, match=r"set \w+\(root=…\)"):
             source.load(seed=0)
-    with pytest.raises(SimudyError, match=r"data\.path"):
+    with pytest.raises(SimudyError, match=r"set Npz\(path=…\)"):
         Npz(absent).load(seed=0)
 
 
@@ -359,7 +361,7 @@ def test_folder_in_tiny_imagenet_layout_resized_and_grey(tmp_path: Path):
 def test_folder_sizes_that_differ_ask_for_a_size(tmp_path: Path):
     write_pictures(tmp_path, each=2)
     Image.new("RGB", (9, 8), "red").save(tmp_path / "cat" / "000.png")
-    with pytest.raises(SimudyError, match=r"data\.size"):
+    with pytest.raises(SimudyError, match=r"set Folder\(size=…\)"):
         Folder(str(tmp_path), n=2).load(seed=0)
     assert Folder(str(tmp_path), n=2, size=8).load(seed=0).victim.shape == (3, 8, 8)
 

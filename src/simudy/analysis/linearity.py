@@ -71,7 +71,7 @@ def linearity(
     """
     if recipe.epochs < 2:
         raise SimudyError(
-            f"recipe.epochs={recipe.epochs}: linearity compares epochs, so give 2 or more"
+            f"Recipe(epochs={recipe.epochs}): linearity compares epochs, so give 2 or more"
         )
     sums = [_Directions() for _ in images]
     for theta in _epoch_starts(loss, params, images, labels, recipe):
@@ -98,7 +98,7 @@ def run_linearity(
     """
     if any(isinstance(layer, _NormBase) and layer.training for layer in module.modules()):
         raise SimudyError(
-            "BatchNorm in train mode mixes the samples of a batch: set victim.mode=eval"
+            "BatchNorm in train mode mixes the samples of a batch: call module.eval()"
         )
     model, start = StatelessModel(module), time.perf_counter()
     found = linearity(model.loss, model.params, images, labels, recipe)

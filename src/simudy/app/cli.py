@@ -27,6 +27,7 @@ from simudy.app.settings.schema import register, resolve
 from simudy.app.sweep.failures import clear_failure, failures, save_failure
 from simudy.app.sweep.grid import refuse_too_many
 from simudy.app.sweep.restart import at_work, is_left_out, persistently
+from simudy.app.translate import in_settings
 from simudy.app.usage import usage, version
 from simudy.errors import SimudyError
 from simudy.files import private_files
@@ -106,11 +107,11 @@ def job(cfg: DictConfig) -> float | None:
         raise
     except SystemExit as error:
         stopped = SimudyError(f"code of yours called sys.exit({error.code!r}): take that out")
-        return _note(stopped, root, sweeping=sweeping)
+        return _note(stopped, root, cfg, sweeping=sweeping)
     except Exception as error:
         if debugging() and not sweeping and not isinstance(error, FORESEEN):
             raise
-        return _note(error, root, sweeping=sweeping)
+        return _note(error, root, cfg, sweeping=sweeping)
 
 
 def _run(cfg: DictConfig, root: Path, *, sweeping: bool) -> float | None:
@@ -142,15 +143,16 @@ def _minimised(result: dict[str, Any] | None) -> float | None:
     return math.inf if result["objective"] is None else result["objective"]
 
 
-def _note(error: Exception, root: Path, *, sweeping: bool) -> None:
+def _note(error: Exception, root: Path, cfg: DictConfig, *, sweeping: bool) -> None:
     if not processes.is_first() and (isinstance(error, FORESEEN) or processes.is_lost(error)):
         raise SystemExit(BAD_INPUT)  # the first process says the same
+    words = in_settings(one_line(error), cfg)
     if not sweeping:
-        refused.append(one_line(error))
+        refused.append(words)
         return
-    log.error("failed: %s", one_line(error), exc_info=error if debugging() else None)
+    log.error("failed: %s", words, exc_info=error if debugging() else None)
     try:
-        save_failure(root, one_line(error))
+        save_failure(root, words)
     except OSError as unsaved:
         log.error("failed: %s", one_line(unsaved))
 

@@ -58,7 +58,7 @@ def position(simulated: Params, real: Params) -> Tensor:
     """
     names = [name for name in real if name.rpartition(".")[2] == "position"]
     if not names:
-        raise SimudyError("the model has no parameter called position: set attack.position=0")
+        raise SimudyError("the model has no parameter called position: set Simudy(position=0)")
     return cosine({name: simulated[name] for name in names}, {name: real[name] for name in names})
 
 

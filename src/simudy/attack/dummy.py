@@ -117,10 +117,12 @@ def new_dummy(
     space: Coordinates = coordinates or Pixels(evidence.shape)
     n = known_count(evidence, space) if n is None else n
     if n < 1:
-        raise SimudyError(f"attack.n={n}: give 1 or more, or null for as many as the evidence says")
+        raise SimudyError(
+            f"Method(n={n}): give 1 or more, or None for as many as the evidence says"
+        )
     _require_memory(n, space.shape)
     if repeated := sorted({name for name in learn if learn.count(name) > 1}):
-        raise SimudyError(f"dummy.learn names {repeated[0]!r} more than once: name each once")
+        raise SimudyError(f"Method(learn=…) names {repeated[0]!r} more than once: name each once")
     weight = next(iter(evidence.initial.values()))
     latent = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
     if start is not None:
@@ -147,7 +149,7 @@ def _require_memory(n: int, shape: tuple[int, ...]) -> None:
     if n not in DUMMIES or takes > has:
         raise SimudyError(
             f"{n:,} dummies take about {takes / 2**30:,.1f} GiB, and this machine has "
-            f"{has / 2**30:,.1f}: set a smaller attack.n or attack.dummies"
+            f"{has / 2**30:,.1f}: set a smaller Method(n=…) or Method(dummies=…)"
         )
 
 
@@ -158,7 +160,7 @@ def known_count(evidence: Evidence, coordinates: Coordinates) -> int:
         SimudyError: neither the evidence says it nor the coordinates.
     """
     if (n := evidence.n or coordinates.count) is None:
-        raise SimudyError("the number of images is unknown: set attack.n")
+        raise SimudyError("the number of images is unknown: set Method(n=…)")
     return n
 
 
@@ -212,7 +214,7 @@ def _real_targets(
         return labels.to(like).reshape(n, 1).clone().requires_grad_()
     if isinstance(labels, Tensor) or labels != "learned":
         raise SimudyError(
-            f"a network of one class has real targets: set dummy.labels=learned, or to a list of "
-            f"{n} numbers to go on from; or evidence.classes=2 for a binary one"
+            "a network of one class has real targets: set Method(labels='learned'), or to a list "
+            f"of {n} numbers to go on from; or Evidence(classes=2) for a binary one"
         )
     return (0.1 * torch.randn(n, 1, generator=generator)).to(like).requires_grad_()

@@ -40,7 +40,7 @@ from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-_FACTS = ("shape", "classes", "n", "mean", "std", "precision", "notes")
+_FACTS = ("shape", "classes", "n", "mean", "std", "precision", "notes", "hidden")
 
 
 @dataclass(repr=False)
@@ -62,6 +62,8 @@ class Evidence:
             ``"bfloat16"``, where it is coarser than their own.
         notes: what else is known; ``notes["findings"]`` are sentences about the files.
         checkpoints: weights known from inside the run, in its order.
+        hidden: standard deviation, by name, of the noise that was added to the final weights, where
+            that is known.
 
     Raises:
         SimudyError: the weights do not fit the model or each other, move what is frozen, hold NaN
@@ -80,6 +82,7 @@ class Evidence:
     precision: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     checkpoints: tuple[Checkpoint, ...] = ()
+    hidden: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.initial = _without_frozen("the initial weights", self.initial, self.model)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from simudy.files import read_json
-from simudy.ranges import COUNT, Length, Range
+from simudy.ranges import COUNT, NOT_NEGATIVE, Length, Range
 
-REMEDY = "give a folder that `simudy task=victim` wrote"
+REMEDY = "give a folder that simudy wrote"
 
 _Entries = Annotated[list[Annotated[int, COUNT]], Length(1, 8)]
 
@@ -31,6 +31,7 @@ class Facts(_Required, total=False):
     notes: dict[str, Any]
     precision: str | None
     checkpoints: list[Annotated[int, COUNT]]
+    hidden: dict[str, Annotated[float, NOT_NEGATIVE]]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

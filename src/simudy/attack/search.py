@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import Simudy
-from simudy.attack.outcome import Reconstruction
 from simudy.dynamics import tree
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 from simudy.progress import progress_bar
 from simudy.ranges import COUNT, DECAY, NOT_NEGATIVE, NUMBER_OF, POSITIVE
 
@@ -328,7 +328,8 @@ def _groups(variables: dict[str, Tensor], lrs: dict[str, float]) -> list[Any]:
     """One parameter group per variable where step sizes differ; L-BFGS wants a plain list."""
     if unknown := lrs.keys() - variables.keys():
         raise SimudyError(
-            f"outer.lrs names {sorted(unknown)[0]!r}, but the variables are {', '.join(variables)}"
+            f"Outer(lrs=…) names {sorted(unknown)[0]!r}, but the variables are "
+            f"{', '.join(variables)}"
         )
     if not lrs:
         return list(variables.values())

@@ -153,7 +153,7 @@ def _allowed(path: Any) -> type:
             return made
     raise SimudyError(
         f"{path} is no rule, loss or schedule: a file may name those of simudy and torch, and what "
-        "this command names again (inner._target_=…)"
+        "the call at hand names again, as Recipe(optimizer=…)"
     )
 
 

@@ -61,11 +61,11 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise SimudyError(f"recipe.{name}={value}: give 1 or more")
+                raise SimudyError(f"Recipe({name}={value}): give 1 or more")
         if self.schedule is not None and self.scheduler is not None:
-            raise SimudyError("recipe.schedule and recipe.scheduler both set the rates: give one")
+            raise SimudyError("Recipe(schedule=…, scheduler=…) both set the rates: give one")
         if self.order is not None and self.shuffle:
-            raise SimudyError("recipe.order says how images come: leave recipe.shuffle out")
+            raise SimudyError("Recipe(order=…) says how images come: leave Recipe(shuffle=…) out")
 
     def __str__(self) -> str:
         """The gist, in one line."""
@@ -120,8 +120,8 @@ class Recipe:
         if steps % self.epochs or (steps // self.epochs) % divisor:
             raise SimudyError(
                 f"{steps} batches are no {self.epochs} epochs of equal length"
-                + (f", a multiple of recipe.accumulate={divisor}" if divisor > 1 else "")
-                + ": set recipe.epochs, recipe.batch_size and recipe.drop_last to what the run had"
+                + (f", a multiple of Recipe(accumulate={divisor})" if divisor > 1 else "")
+                + ": set Recipe(epochs=…, batch_size=…, drop_last=…) to what the run had"
             )
         return steps // self.epochs
 
@@ -131,8 +131,8 @@ class Recipe:
             parts.pop()
         if not parts:
             raise SimudyError(
-                f"recipe.drop_last leaves no batch of {size} of {len(order)} images: set "
-                "recipe.batch_size lower"
+                f"Recipe(drop_last=…) leaves no batch of {size} of {len(order)} images: set "
+                "Recipe(batch_size=…) lower"
             )
         return parts
 
@@ -180,7 +180,7 @@ def _given(order: Sequence[Sequence[int]], n: int) -> list[Tensor]:
     parts = [torch.as_tensor(part, dtype=torch.int64) for part in order]
     if any(not len(part) or int(part.min()) < 0 or int(part.max()) >= n for part in parts):
         raise SimudyError(
-            f"recipe.order names images beyond the {n} there are, or none at all: give lists of "
+            f"Recipe(order=…) names images beyond the {n} there are, or none at all: give lists of "
             f"numbers from 0 to {n - 1}"
         )
     return parts

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeVar, overload
 
+import torch
 from torch import Tensor
 
 from simudy.dynamics.adjoint import Adjoint, Direct
@@ -129,11 +131,15 @@ def simulate(
         >>> end["w"].backward(); lr.grad
         tensor(-3.2000)
     """
-    batches = _listed(batches, steps)
-    if not is_flat(params):
+    batches, compiling = _listed(batches, steps), torch.compiler.is_compiling()
+    if compiling or not is_flat(params):
+        # torch.compile cannot follow a derivative of a derivative: this part runs as it is.
+        whole: Any = simulate
+        eager = torch.compiler.disable(whole) if compiling else None
+        run: Callable[..., Any] = eager or partial(by_names, simulate)
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
-        more = {**options, "return_state": return_state, "observe": observe}
-        return by_names(simulate, loss, params, batches, optimizer, buffers=buffers, **more)
+        more = {"buffers": buffers, "return_state": return_state, "observe": observe}
+        return run(loss, params, batches, optimizer, **options, **more)
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
         return _asked(params, (state, return_state), (buffers, buffers is not None), ([], observe))

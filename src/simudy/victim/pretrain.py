@@ -59,7 +59,7 @@ def pretrain(
     """
     if not len(images):
         raise SimudyError(
-            "there are no images to pretrain on: choose other data, or set victim=scratch"
+            "there are no images to pretrain on: choose other data, or set Pretraining(epochs=0)"
         )
     if not _recall(module, cache):
         _fit(module, images, labels, how, torch.Generator().manual_seed(seed))
@@ -111,9 +111,7 @@ def _fit(
 def _renew_head(module: nn.Module, seed: int) -> None:
     heads = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     if not heads:
-        raise SimudyError(
-            "the model has no linear layer to renew: set victim.pretrain.new_head=false"
-        )
+        raise SimudyError("the model has no linear layer to renew: set Pretraining(new_head=False)")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the same head whether the rest was trained or recalled
         heads[-1].reset_parameters()

@@ -23,6 +23,22 @@ EXPLAINED = {
     "evidence": "simudy.attack.evidence.Evidence",
     "dummy": "simudy.attack.dummy.new_dummy",
 }
+# Fields of a method of attack that another setting fills in.
+SHARED = {
+    "distance": "distance",
+    "tv": "prior.tv",
+    "box": "prior.box",
+    "term": "prior.term",
+    "images": "dummy.images",
+    "decay": "dummy.decay",
+    "start": "dummy.start",
+    "labels": "dummy.labels",
+    "noise": "dummy.noise",
+    "learn": "dummy.learn",
+    "recipe": "attack.recipe",
+    "adjoint": "adjoint",
+    "gradient": "gradient",
+}
 GUESS = "the attacker's guess; null: as the victim's"
 
 _SOURCE = Path(simudy.__file__).parent

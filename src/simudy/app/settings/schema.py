@@ -95,6 +95,15 @@ class PretrainConfig:
 
 
 @dataclass
+class PublishConfig:
+    """What is done to the final weights before anyone sees them (see ``victim.publish``)."""
+
+    rounding: str | None = limited(None, Literal["bfloat16", "float16", "int8"] | None)
+    noise: float = number(0.0, NOT_NEGATIVE)  # in root mean squares of the displacement
+    prune: float = number(0.0, FRACTION)  # share set to zero, the smallest weights
+
+
+@dataclass
 class VictimConfig:
     """The victim beyond its recipe."""
 
@@ -102,6 +111,7 @@ class VictimConfig:
     mode: str | None = limited(None, Literal["eval", "train"] | None)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     checkpoints: int = number(0, NUMBER_OF)  # weights kept from inside the run, evenly spaced
+    publish: PublishConfig = field(default_factory=PublishConfig)
 
 
 @dataclass
@@ -175,6 +185,7 @@ class ExposureConfig:
     steps: int = number(16, COUNT)  # products from each
     smooth: float = number(0.03, NOT_NEGATIVE)  # σ of the ReLUs; 0: as they are
     noise: float = number(0.0, NOT_NEGATIVE)  # standard deviation added to the published weights
+    images: int | None = number(None, COUNT)  # the first so many; null: all
 
 
 @dataclass

@@ -6,15 +6,20 @@ import dataclasses
 import logging
 from typing import Any
 
+from omegaconf import DictConfig
+
+from simudy.app.translate import in_settings
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.off_units import decode_off_units
-from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 
 log = logging.getLogger(__name__)
 
 
-def decode(found: Reconstruction, evidence: Evidence) -> tuple[Reconstruction, dict[str, Any]]:
+def decode(
+    found: Reconstruction, evidence: Evidence, cfg: DictConfig
+) -> tuple[Reconstruction, dict[str, Any]]:
     """What the search found, exact where all images are certified, and facts for the result.
 
     Objective and distance stay those of the search's images. ``certified`` counts the certified
@@ -25,7 +30,7 @@ def decode(found: Reconstruction, evidence: Evidence) -> tuple[Reconstruction, d
     try:
         decoded = decode_off_units(evidence, found.images)
     except SimudyError as reason:
-        log.warning("outer.decode: %s", reason)
+        log.warning("outer.decode: %s", in_settings(str(reason), cfg))
         return found, {"certified": None}
     count = int(decoded.certified.sum())
     log.info("off units certify %d of %d images", count, decoded.n)

@@ -19,6 +19,7 @@ from simudy.app.store import reconstruction
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.app.tasks import prepare
+from simudy.app.translate import in_settings
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.simudy import SimudyProblem
 from simudy.attack.size import contributions, keep_top, matched_table, rank_estimate
@@ -43,7 +44,7 @@ def size(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
         folder.claim(cfg)
     device = factories.device(cfg.device)
     held = prepare.prepare_evidence(cfg, folder, device).to(device)
-    found = {"status": "finished", "n": held.n, **_rank(held)}
+    found = {"status": "finished", "n": held.n, **_rank(cfg, held)}
     if ran:
         found["dummies"] = _dummies(
             cfg, held, prepare.load_secret(cfg, folder), folder.reconstruction
@@ -54,11 +55,11 @@ def size(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     return found
 
 
-def _rank(held: Evidence) -> dict[str, Any]:
+def _rank(cfg: DictConfig, held: Evidence) -> dict[str, Any]:
     try:
         estimate = rank_estimate(held)
     except SimudyError as error:
-        log.info("no rank: %s", error)
+        log.info("no rank: %s", in_settings(str(error), cfg))
         return {"rank": None, "gap": None}
     log.info("rank of the first layer's displacement: %d (gap %.3g)", estimate.n, estimate.gap)
     return {

@@ -79,7 +79,8 @@ def _measure_rest(
     cfg: DictConfig, held: Evidence, secret: Secret, rows: list[dict[str, Any]], path: Path
 ) -> None:
     asked, done = cfg.exposure, {row["image"] for row in rows}
-    todo = [i for i in range(len(secret.victim)) if i not in done]
+    count = min(asked.images or len(secret.victim), len(secret.victim))
+    todo = [i for i in range(count) if i not in done]
     if not todo:
         return
     run, off = _linearised(cfg, held, secret)
@@ -117,13 +118,16 @@ def _linearised(cfg: DictConfig, held: Evidence, secret: Secret) -> tuple[Linear
 
 def noise(held: Evidence, *, added: float = 0.0) -> Params:
     """Standard deviation of what hides each published weight: its rounding, uniform within half a
-    spacing, and what was added on purpose.
+    spacing, and what was added on purpose. One that is zero, and did not begin so, was pruned, and
+    hidden altogether.
     """
-    kind = published(held)
-    return {
-        k: (spacing(v, kind).square() / 12 + added**2).sqrt().double()
-        for k, v in held.final.items()
-    }
+    kind, found = published(held), {}
+    for name, weight in held.final.items():
+        known = added**2 + held.hidden.get(name, 0.0) ** 2
+        std = (spacing(weight, kind).square() / 12 + known).sqrt()
+        pruned = (weight == 0) & (held.initial[name] != 0)
+        found[name] = torch.where(pruned, math.inf, std.double())
+    return found
 
 
 def published(held: Evidence) -> torch.dtype:

@@ -33,6 +33,7 @@ from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import Splits
 from simudy.victim.pretrain import Pretraining, pretrain
+from simudy.victim.publish import Publication, without_noise
 from simudy.victim.train import train
 
 log = logging.getLogger(__name__)
@@ -110,10 +111,20 @@ def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evide
     keep = evenly(cfg.victim.checkpoints, steps)
     model, final, kept = train(module, images, labels, run, loss=loss(cfg), keep=keep)
     log.info("victim: trained on %d images for %d steps", len(victim), steps)
-    facts = {"shape": victim.shape, "classes": len(victim.classes), "n": len(victim)}
-    facts["checkpoints"] = tuple(map(Checkpoint, keep, kept))
+    shown = Publication(**_plain(cfg.victim.publish), seed=cfg.seed)(model.params, final)
     return Evidence(
-        model, model.params, final, run, **facts, mean=normalisation.mean, std=normalisation.std
+        model,
+        model.params,
+        shown.weights,
+        without_noise(run),
+        victim.shape,
+        len(victim.classes),
+        len(victim),
+        normalisation.mean,
+        normalisation.std,
+        precision=shown.precision,
+        hidden=shown.hidden,
+        checkpoints=tuple(map(Checkpoint, keep, kept)),
     )
 
 

@@ -26,11 +26,12 @@ from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
+from simudy.app.translate import in_settings
+from simudy.attack.checkpoints.limits import limits
 from simudy.attack.evidence import Evidence
-from simudy.attack.limits import limits
 from simudy.attack.methods.problem import Problem
-from simudy.attack.outcome import Reconstruction
 from simudy.errors import SimudyError
+from simudy.outcome import Reconstruction
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def attack(
         "%s after %d iterations: distance %.3e", found.status, found.iterations, found.distance
     )
     history.save(folder.history, found.history)
-    found, certified = decode(found, evidence) if cfg.outer.decode else (found, {})
+    found, certified = decode(found, evidence, cfg) if cfg.outer.decode else (found, {})
     facts = {**_facts(cfg, found, evidence, device), **certified}
     found.write_tensors(folder.reconstruction, facts)
 
@@ -92,9 +93,9 @@ def _build_problem(
         problem = fits.problem(evidence, seed=cfg.seed)
     log.info(overview(evidence, problem, fits, device=device))
     for finding in evidence.notes.get("findings", ()):
-        log.info("from the files: %s", finding)
+        log.info("from the files: %s", in_settings(finding, cfg))
     for reason in limits(evidence, n=n):
-        log.info("what limits any attack: %s", reason)
+        log.info("what limits any attack: %s", in_settings(reason, cfg))
     return fits, problem
 
 

@@ -92,7 +92,7 @@ def _require_typed(found: Rule, name: str, value: Any) -> None:
         if float(held) != float(value):
             raise SimudyError(
                 f"the file's optimizer has {name}={held}, the recipe {value}: set "
-                f"inner.{name}={held}, or leave it out"
+                f"{type(rule).__name__}({name}={held}), or leave it out"
             )
 
 
@@ -127,8 +127,8 @@ def _length(recipe: Recipe, files: Files) -> tuple[Recipe, list[str]]:
     if len(set(counts.values())) > 1:
         words = ", ".join(f"{source} {count}" for source, count in counts.items())
         raise SimudyError(
-            f"the files disagree about the number of batches ({words}): set recipe.accumulate, or "
-            "give files of one run"
+            f"the files disagree about the number of batches ({words}): set "
+            "Recipe(accumulate=…), or give files of one run"
         )
     source, batches = next(iter(counts.items()))
     each = _batches_per_epoch(recipe, files.n)
@@ -138,14 +138,14 @@ def _length(recipe: Recipe, files: Files) -> tuple[Recipe, list[str]]:
         if recipe.epochs * each != batches:
             raise SimudyError(
                 f"{source} {batches} batches between the files, the recipe has "
-                f"{recipe.epochs * each}: set recipe.epochs, recipe.batch_size and evidence.n to "
-                "what the run had"
+                f"{recipe.epochs * each}: set Recipe(epochs=…, batch_size=…) and "
+                "Evidence(n=…) to what the run had"
             )
         return recipe, []
     if batches % each or not batches:
         raise SimudyError(
             f"{source} {batches} batches between the files, which are no epochs of {each}: set "
-            "recipe.batch_size and evidence.n to what the run had"
+            "Recipe(batch_size=…) and Evidence(n=…) to what the run had"
         )
     line = f"{source} {batches} batches: {batches // each} epochs"
     return dataclasses.replace(recipe, epochs=batches // each), [line]
@@ -215,6 +215,6 @@ def _stepped(recipe: Recipe, n: int | None, count: int, name: str) -> tuple[Any,
         return "step", recipe.epochs * each
     raise SimudyError(
         f"the files' {name} was stepped {count} times, the recipe has {recipe.epochs} epochs"
-        f"{f' of {each} batches' if each else ''}: set recipe.epochs, recipe.batch_size and "
-        "evidence.n to what the run had"
+        f"{f' of {each} batches' if each else ''}: set "
+        "Recipe(epochs=…, batch_size=…) and Evidence(n=…) to what the run had"
     )

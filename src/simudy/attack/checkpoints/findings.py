@@ -154,12 +154,12 @@ def apply_modes(
     if mode == "eval" and found.training:
         raise SimudyError(
             f"the statistics of {_named('norm', found.training)} moved between the files: it "
-            "trained in train mode, so set victim.mode=train, or leave it out"
+            "trained in train mode, so set evidence_from_weights(mode='train'), or leave it out"
         )
     if mode == "train" and found.resting and not found.training:
         raise SimudyError(
             f"the statistics of {_named('norm', found.resting)} stood still between the files: it "
-            "trained in eval mode, so set victim.mode=eval, or leave it out"
+            "trained in eval mode, so set evidence_from_weights(mode='eval'), or leave it out"
         )
     if mode is None and not found.training:
         _require_sure(module)
@@ -176,8 +176,8 @@ def _require_sure(module: nn.Module) -> None:
         if isinstance(layer, _DropoutNd) and layer.p > 0:
             raise SimudyError(
                 f"layer {name!r} ({type(layer).__name__}) drops units at random while it trains, "
-                "so that the run cannot be simulated: set victim.mode=eval if the run had it off, "
-                "or its rate to 0"
+                "so that the run cannot be simulated: set evidence_from_weights(mode='eval') if "
+                "the run had it off, or its rate to 0"
             )
 
 
@@ -189,7 +189,7 @@ def _require_needed(module: nn.Module, initial: Params) -> None:
                 if key not in initial:
                     raise SimudyError(
                         f"the initial weights lack {key!r}, which a norm in eval mode divides by: "
-                        "save the whole state_dict, or set victim.mode=train"
+                        "save the whole state_dict, or set evidence_from_weights(mode='train')"
                     )
 
 
@@ -215,7 +215,7 @@ def require_steps(found: Findings, steps: int | None) -> None:
     if found.steps is not None and steps is not None and found.steps != steps:
         raise SimudyError(
             f"the norms counted {found.steps} batches between the files, the recipe has {steps}: "
-            "set recipe.epochs, recipe.batch_size and evidence.n to what the run had"
+            "set Recipe(epochs=…, batch_size=…) and Evidence(n=…) to what the run had"
         )
 
 

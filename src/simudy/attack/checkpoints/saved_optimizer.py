@@ -76,7 +76,7 @@ def rule_of(
     if len(found) != 1 or (found[0] is torch.optim.Adam and told is None):
         raise SimudyError(
             "the file holds an optimizer's settings, but they do not tell its class: say it, as in "
-            "inner=adamw"
+            "Recipe(optimizer=AdamW)"
         )
     kind: Any = torch.optim.AdamW if found[0] is torch.optim.Adam and told else found[0]
     places = _places(module, saved)

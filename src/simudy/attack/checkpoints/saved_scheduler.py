@@ -48,7 +48,7 @@ def scheduler_of(saved: Mapping[str, Any]) -> Scheduler:
         what = ", ".join(sorted(own)[:4]) or "its rates alone"
         raise SimudyError(
             f"the files hold a scheduler's state ({what}) that does not tell how it was made: set "
-            "recipe.scheduler, or recipe.schedule to the factors it came to"
+            "Recipe(scheduler=…), or Recipe(schedule=…) to the factors it came to"
         )
     given = {key: _plain(saved[key]) for key in sorted(own)}
     scheduler = partial(made, **given)
@@ -57,7 +57,7 @@ def scheduler_of(saved: Mapping[str, Any]) -> Scheduler:
         raise SimudyError(
             f"the files' {made.__name__} stands at a rate of {saved['_last_lr'][0]}, where it "
             f"would have come to {rates[-1]}: something else moved it, so give the factors as "
-            "recipe.schedule"
+            "Recipe(schedule=…)"
         )
     return scheduler
 

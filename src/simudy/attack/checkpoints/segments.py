@@ -84,7 +84,7 @@ def segments(
     if checkpoints and checkpoints[-1].step >= steps:
         raise SimudyError(
             f"a checkpoint after {checkpoints[-1].step} steps, where the recipe has {steps}: set "
-            "evidence.checkpoint_steps, recipe.epochs and recipe.batch_size to what the run had"
+            "Checkpoint(step=…), Recipe(epochs=…, batch_size=…) to what the run had"
         )
     starts = [(0, initial, True), *((c.step, c.start, c.resumed is not None) for c in checkpoints)]
     ends = [*((c.step, c.params) for c in checkpoints), (steps, final)]
@@ -103,7 +103,7 @@ def require_ascending(checkpoints: Sequence[Checkpoint]) -> None:
     steps = [checkpoint.step for checkpoint in checkpoints]
     if any(after <= before for before, after in zip([0, *steps], steps, strict=False)):
         raise SimudyError(
-            f"checkpoints after {steps} steps: set evidence.checkpoint_steps to numbers from 1, "
+            f"checkpoints after {steps} steps: set Checkpoint(step=…) to numbers from 1, "
             "ascending, one a file"
         )
 
@@ -179,7 +179,7 @@ def evenly(count: int, steps: int) -> list[int]:
     """
     if count >= steps:
         raise SimudyError(
-            f"victim.checkpoints={count}: a run of {steps} steps has {steps - 1} between its ends"
+            f"evenly(count={count}): a run of {steps} steps has {steps - 1} between its ends"
         )
     return [round(steps * (i + 1) / (count + 1)) for i in range(count)]
 

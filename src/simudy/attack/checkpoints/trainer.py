@@ -62,7 +62,7 @@ def _require_same(recipe: Recipe, saved: Mapping[str, Any], which: str) -> None:
         shown = fitting if is_decoupled(groups[0]) is None else fitting[:1]
         raise SimudyError(
             f"the {which} file holds the state of {' or '.join(shown)}, the recipe says {name}: "
-            f"set inner={fitting[0].lower()}"
+            f"set Recipe(optimizer={fitting[0]})"
         )
     if len(groups) != 1:
         return
@@ -71,7 +71,7 @@ def _require_same(recipe: Recipe, saved: Mapping[str, Any], which: str) -> None:
     if not moves and "lr" in said and first != said["lr"]:
         raise SimudyError(
             f"the {which} file's learning rate had moved from {first} to {said['lr']}: set "
-            "recipe.scheduler, or recipe.schedule, to what moved it"
+            "Recipe(scheduler=…), or Recipe(schedule=…), to what moved it"
         )
     now, said["lr"] = said.get("lr"), first
     for key, value in said.items():
@@ -79,7 +79,7 @@ def _require_same(recipe: Recipe, saved: Mapping[str, Any], which: str) -> None:
         if value is not None and ours is not None and not _equal(ours, value):
             raise SimudyError(
                 f"the {which} file's optimizer has {key}={value}, the recipe {_number(ours)}: set "
-                f"inner.{key}={value}"
+                f"{type(rule).__name__}({key}={value})"
             )
     if which == "initial" and recipe.scheduler is not None and now is not None:
         _require_at_its_start(recipe, now)
@@ -90,8 +90,8 @@ def _require_at_its_start(recipe: Recipe, rate: float) -> None:
     if not _equal(begins, rate):
         raise SimudyError(
             f"the initial file's schedule was under way, at a rate of {rate}, where "
-            f"recipe.scheduler begins at {_number(begins)}: give the factors of this part of the "
-            "run as recipe.schedule, one per batch"
+            f"Recipe(scheduler=…) begins at {_number(begins)}: give the factors of this part of "
+            "the run as Recipe(schedule=…), one per batch"
         )
 
 

@@ -217,7 +217,8 @@ def _told(where: str, prefix: str, others: list[str]) -> str:
     words = [f"taken from {where!r}"] if where else []
     words += [f"prefix {prefix!r} removed"] if prefix else []
     if others:
-        words.append(f"{', '.join(map(repr, others))} would fit too (evidence.part={others[0]})")
+        names = ", ".join(map(repr, others))
+        words.append(f"{names} would fit too: evidence_from_weights(part={others[0]!r})")
     return ", ".join(words)
 
 

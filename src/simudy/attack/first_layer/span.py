@@ -24,8 +24,8 @@ from simudy.errors import SimudyError
 
 _CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no noise
 _NOT_LINEAR = (
-    "the model's first layer is not linear in the flattened image: set dummy.images=frequencies "
-    "or pixels"
+    "the model's first layer is not linear in the flattened image: set "
+    "Method(images='frequencies') or pixels"
 )
 
 
@@ -72,13 +72,13 @@ class Span:
         if any(checkpoint.resumed is not None for checkpoint in evidence.checkpoints):
             raise NoSpan(
                 "the run went on from weights that others moved, so its displacement has no span "
-                "of its own: set dummy.images=frequencies or pixels"
+                "of its own: set Method(images='frequencies') or pixels"
             )
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
         if not bool(gradient_part.any()):
             raise NoSpan(
                 f"the first layer, {layer!r}, did not train, so its displacement has no span: set "
-                "dummy.images=frequencies or pixels"
+                "Method(images='frequencies') or pixels"
             )
         noise = _noise(evidence, layer)
         values, rows = _leading(gradient_part.double(), evidence.n, noise=noise)
@@ -123,8 +123,8 @@ def first_linear(evidence: Evidence) -> str:
     if not all(rule.spans_gradients for rule in rules):
         rule = type(rules[0]).__name__
         raise NoSpan(
-            f"{rule} moves weights out of the gradients' span: set dummy.images=frequencies or "
-            "pixels"
+            f"{rule} moves weights out of the gradients' span: set "
+            "Method(images='frequencies') or pixels"
         )
     size = math.prod(evidence.shape)
     name = next((k for k, w in evidence.initial.items() if w.dim() >= 2), None)
@@ -139,18 +139,16 @@ def _dimension(values: Tensor, evidence: Evidence, *, noise: float) -> int:
     Weights that were rounded before they were published hide the directions that moved them less
     than that. Then there is no gap: all that stands out counts, or the number told.
     """
-    n = evidence.n
-    if evidence.precision is None:
-        rank = rank_of(values, noise=noise)
-    else:
-        rank = max(int((values > _CLEARLY * noise).sum()), 1)
+    n, seen = evidence.n, evidence.precision is None and not evidence.hidden
+    standing_out = max(int((values > _CLEARLY * noise).sum()), 1)
+    rank = rank_of(values, noise=noise) if seen else standing_out
     if n is not None and rank > n:
         raise SimudyError(
             f"the first layer moved in {rank} directions, more than {n} images can move it: set "
-            "evidence.n to their number, recipe and inner to what the run had, or "
-            "dummy.images=frequencies"
+            "Evidence(n=…) to their number, the recipe to what the run had, or "
+            "Method(images='frequencies')"
         )
-    return min(n, len(values)) if n is not None and evidence.precision is not None else rank
+    return min(n, len(values)) if n is not None and not seen else rank
 
 
 def rank_of(values: Tensor, *, noise: float) -> int:
@@ -180,10 +178,13 @@ def _noise(evidence: Evidence, layer: str) -> float:
     precision.
     """
     weight = evidence.initial[layer]
+    edge = sum(size**0.5 for size in weight.shape)  # of noise of variance 1, see _rounding
+    added = evidence.hidden.get(layer, 0.0) * edge
     if evidence.precision is not None:
-        return _rounding(weight, evidence.final[layer], getattr(torch, evidence.precision))
+        kind = getattr(torch, evidence.precision)
+        return math.hypot(_rounding(weight, evidence.final[layer], kind), added)
     eps = torch.finfo(weight.dtype).eps
-    return float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
+    return added or float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
 
 
 def _rounding(initial: Tensor, final: Tensor, kind: torch.dtype) -> float:

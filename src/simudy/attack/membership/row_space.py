@@ -76,7 +76,7 @@ def choose(evidence: Evidence, layers: Sequence[Layer]) -> RowSpace:
     if not trained:
         raise SimudyError(
             "no convolution or linear layer moved from its place, so that none tells of its "
-            "inputs: give weights of a run that trained one (evidence.initial, evidence.final)"
+            "inputs: give weights of a run that trained one"
         )
     for layer in ranked(trained, evidence.n):
         space = row_space(evidence, layer)

@@ -53,10 +53,10 @@ class KKT(Weighted):
         """
         if self.images != "pixels":
             raise SimudyError(
-                "kkt does not use the displacement, whose span this is: set attack.images=pixels"
+                "kkt does not use the displacement, whose span this is: set KKT(images='pixels')"
             )
         if self.labels == "learned":
-            raise SimudyError("a margin needs class indices: set attack.labels=balanced")
+            raise SimudyError("a margin needs class indices: set KKT(labels='balanced')")
         return super().problem(evidence, seed=seed)
 
     def loss(self, evidence: Evidence) -> Loss:

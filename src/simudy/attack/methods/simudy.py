@@ -128,10 +128,9 @@ class Simudy(Method):
         off = {"damping": None, "focus_after": 1.0, "grow_until": 0.0}
         asked = [name for name, value in off.items() if getattr(self, name) != value]
         if evidence.checkpoints and asked:
-            value = "null" if off[asked[0]] is None else off[asked[0]]
             raise SimudyError(
-                f"attack.{asked[0]} is for a run simulated in one piece: set it to {value}, or "
-                "leave evidence.checkpoints out"
+                f"Simudy({asked[0]}=…) is for a run simulated in one piece: set "
+                f"Simudy({asked[0]}={off[asked[0]]}), or leave Evidence(checkpoints=…) out"
             )
 
     def fitted(self, evidence: Evidence) -> Simudy:
@@ -143,8 +142,8 @@ class Simudy(Method):
             return FirstLayer.of(coordinates, evidence)
         if self.damping is not None or self.focus_after < 1:
             raise SimudyError(
-                "attack.damping and attack.focus_after need the span's coordinates: set "
-                "dummy.images=span"
+                "Simudy(damping=…, focus_after=…) need the span's coordinates: set "
+                "Simudy(images='span')"
             )
         return None
 

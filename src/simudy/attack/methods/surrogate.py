@@ -45,7 +45,7 @@ class Surrogate(Weighted):
         """
         if not 0 <= self.alpha <= 1:
             raise SimudyError(
-                f"attack.alpha={self.alpha}: give a point between θ0 and θf, in [0, 1]"
+                f"Surrogate(alpha={self.alpha}): give a point between θ0 and θf, in [0, 1]"
             )
         evidence, dummy = self.begin(evidence, torch.Generator().manual_seed(seed))
         m = len(dummy.latent)

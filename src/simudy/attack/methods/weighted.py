@@ -77,7 +77,7 @@ class Weighted(Method):
             raise SimudyError(f"no image mode {self.images!r}: choose from {', '.join(IMAGES)}")
         if self.dummies <= 0:
             raise SimudyError(
-                f"attack.dummies={self.dummies}: give the dummies per training image, e.g. 2"
+                f"Method(dummies={self.dummies}): give the dummies per training image, e.g. 2"
             )
 
     def problem(self, evidence: Evidence, *, seed: int) -> Combination:
@@ -121,13 +121,13 @@ class Weighted(Method):
         """
         if evidence.checkpoints:
             raise SimudyError(
-                "only a simulated run uses what is known from inside it: set attack=simudy, or "
-                "leave evidence.checkpoints out"
+                "only a simulated run uses what is known from inside it: use Simudy(), or "
+                "leave Evidence(checkpoints=…) out"
             )
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
         n = known_count(evidence, coordinates) if self.n is None else self.n
         if n < 1:
-            raise SimudyError(f"attack.n={n}: give 1 or more, or null for what the evidence says")
+            raise SimudyError(f"Method(n={n}): give 1 or more, or None for what the evidence says")
         m, labels = max(1, round(self.dummies * n)), self.labels
         if isinstance(labels, Tensor) and len(labels) == n:
             labels = labels[torch.arange(m) % n]

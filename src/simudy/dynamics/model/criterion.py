@@ -52,7 +52,8 @@ class PerSample:
         if isinstance(self.loss, _BY_CLASS[1:]) and labels.is_floating_point():
             raise SimudyError(
                 f"{type(self.loss).__name__} takes class numbers, no probabilities: set "
-                "dummy.labels=balanced, or recipe.loss._target_=torch.nn.CrossEntropyLoss"
+                "Method(labels='balanced'), or "
+                "StatelessModel(criterion=torch.nn.CrossEntropyLoss)"
             )
         losses = self._each(outputs, labels if by_class else targets_like(outputs, labels))
         if self.loss.reduction == "sum":
@@ -101,8 +102,8 @@ def targets_like(outputs: Tensor, labels: Tensor) -> Tensor:
         return labels[:, 1].to(outputs).view_as(outputs)
     raise SimudyError(
         f"the loss compares outputs of shape {tuple(outputs.shape)} with labels of shape "
-        f"{tuple(labels.shape)}: set evidence.classes to the network's outputs (null for real "
-        "targets)"
+        f"{tuple(labels.shape)}: set Evidence(classes=…) to the network's outputs (None for "
+        "real targets)"
     )
 
 

@@ -32,6 +32,8 @@ def _closed(layer: nn.Module) -> str | None:
         return "is compiled by torch.compile; pass the module itself, which it holds as _orig_mod"
     if isinstance(layer, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "spreads a module over devices; pass that module, which it holds as module"
+    if {"FullyShardedDataParallel", "FSDPModule"} & {kind.__name__ for kind in type(layer).__mro__}:
+        return "holds shards of its weights (FSDP); pass the module before it is sharded"
     if any(map(is_lazy, (*layer.parameters(False), *layer.buffers(False)))):
         return "does not know its shape yet; call the module once on a batch"
     return None

@@ -24,6 +24,7 @@ from simudy.dynamics.optim.lion import Lion
 from simudy.dynamics.optim.lookahead import Lookahead
 from simudy.dynamics.optim.muon import Muon
 from simudy.dynamics.optim.nadam import NAdam
+from simudy.dynamics.optim.noised import Noised, private
 from simudy.dynamics.optim.radam import RAdam
 from simudy.dynamics.optim.rmsprop import RMSprop
 from simudy.dynamics.optim.rprop import Rprop
@@ -64,6 +65,7 @@ __all__ = [
     "Lookahead",
     "Muon",
     "NAdam",
+    "Noised",
     "PerTensor",
     "RAdam",
     "RMSprop",
@@ -79,6 +81,7 @@ __all__ = [
     "from_torch",
     "hyperparameters",
     "one_cycle",
+    "private",
     "scale_hyperparameters",
     "scaled",
     "scheduled",

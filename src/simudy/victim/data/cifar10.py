@@ -95,8 +95,8 @@ def find(root: Path) -> Path:
         if (folder / BATCH).is_file():
             return folder
     raise SimudyError(
-        f"no {FOLDER}/{BATCH} in '{root}': {FETCH}, and set data.root to the folder it is unpacked "
-        "in"
+        f"no {FOLDER}/{BATCH} in '{root}': {FETCH}, and set Cifar10(root=…) to the folder it is "
+        "unpacked in"
     )
 
 
@@ -129,13 +129,13 @@ def spans(wanted: Sequence[Sequence[int] | None], count: int) -> list[range]:
         start, stop = pair if pair and len(pair) == 2 else (0, -1 if pair else 0)
         if not 0 <= start <= stop <= count:
             raise SimudyError(
-                f"data.{part}_records={pair}: give [first, one past the last] of the file's "
+                f"Cifar10({part}_records={pair}): give [first, one past the last] of the file's "
                 f"{count} records"
             )
         if any(max(start, other.start) < min(stop, other.stop) for other in found):
             raise SimudyError(
-                f"{part}_records [{start}, {stop}] overlaps another part: set data.{part}_records "
-                "apart"
+                f"{part}_records [{start}, {stop}] overlaps another part: set "
+                f"Cifar10({part}_records=…) apart"
             )
         found.append(range(start, stop))
     return found

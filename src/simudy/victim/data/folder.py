@@ -115,7 +115,8 @@ def catalogue(root: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
     )
     if not folders:
         raise SimudyError(
-            f"no class folders in '{root}': set data.root to a folder with one sub-folder per class"
+            f"no class folders in '{root}': set Folder(root=…) to a folder with one "
+            "sub-folder per class"
         )
     found = [
         (path, label)
@@ -124,7 +125,7 @@ def catalogue(root: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
     ]
     if not found:
         raise SimudyError(
-            f"no pictures under '{root}': data.root takes {', '.join(sorted(SUFFIXES))}"
+            f"no pictures under '{root}': Folder(root=…) takes {', '.join(sorted(SUFFIXES))}"
         )
     return (
         tuple(p.name for p in folders),
@@ -146,8 +147,8 @@ def pictures(folder: Path, *, root: Path) -> list[Path]:
         others += 1 + len(names) - len(here)
         if others > OTHERS and others > 10 * len(found):
             raise SimudyError(
-                f"'{root}' holds more than {OTHERS:,} files that are no pictures: set data.root to "
-                "a folder with one sub-folder per class"
+                f"'{root}' holds more than {OTHERS:,} files that are no pictures: set "
+                "Folder(root=…) to a folder with one sub-folder per class"
             )
     return sorted(found)
 
@@ -157,5 +158,7 @@ def stack(images: list[Tensor]) -> Tensor:
     sizes = {tuple(image.shape) for image in images}
     if len(sizes) > 1:
         few = ", ".join(map(str, sorted(sizes)[:3]))
-        raise SimudyError(f"images differ in size ({few}, …): set data.size to resize them all")
+        raise SimudyError(
+            f"images differ in size ({few}, …): set Folder(size=…) to resize them all"
+        )
     return torch.stack(images) if images else torch.empty(0, 1, 1, 1)

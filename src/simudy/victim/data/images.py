@@ -56,7 +56,7 @@ class Normalisation:
         if len(images) == 0:
             raise SimudyError(
                 "normalisation is measured on the held-out images and there are none: set "
-                "data.heldout=1"
+                "Source(heldout=1)"
             )
         std, mean = torch.std_mean(images.double(), dim=(0, 2, 3), correction=0)
         std[std < 1e-6] = 1.0  # a channel without contrast is only shifted

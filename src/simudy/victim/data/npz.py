@@ -97,7 +97,7 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The two arrays, as long as each other."""
     if not path.is_file():
         raise SimudyError(
-            f"no file '{path}': set data.path to an .npz archive with arrays images and labels"
+            f"no file '{path}': set Npz(path=…) to an .npz archive with arrays images and labels"
         )
     images, labels = read_archive(path, ("images", "labels")).values()
     require_labels(labels, images.shape[:1], path)

@@ -56,7 +56,7 @@ def resize(images: Tensor, size: int | None) -> Tensor:
         return images
     if size < 1:
         raise SimudyError(
-            f"size is {size}: set data.size to at least 1, or null to keep the images as they are"
+            f"Source(size={size}): give at least 1, or None to keep the images as they are"
         )
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
 

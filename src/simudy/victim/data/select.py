@@ -78,11 +78,11 @@ def balanced(pool: Pool, n: int, *, among: Tensor, option: str) -> Tensor:
     too few.
     """
     if n < 0:
-        raise SimudyError(f"data.{option} is {n}: set it to zero or more")
+        raise SimudyError(f"Source({option}={n}): give 0 or more")
     if n > len(among):
         raise SimudyError(
-            f"data.{option}={n}, and there are {len(among)} images left: lower data.{option}, or "
-            "give more images"
+            f"Source({option}={n}), and there are {len(among)} images left: lower it, or give "
+            "more images"
         )
     labels, count = pool.labels[among], len(pool.classes)
     held = torch.bincount(labels, minlength=count)  # (classes,)
@@ -121,7 +121,7 @@ def numbered_classes(labels: Tensor) -> tuple[str, ...]:
 
 def at_least_one(n: int) -> int:
     if n < 1:
-        raise SimudyError(f"data.n is {n}: set it to the number of images to train on, at least 1")
+        raise SimudyError(f"Source(n={n}): give the number of images to train on, at least 1")
     return n
 
 

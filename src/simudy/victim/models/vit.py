@@ -45,11 +45,11 @@ class ViT(nn.Module):
         c, h, w = shape
         if h % patch or w % patch:
             raise SimudyError(
-                f"patches of {patch} do not tile {h}×{w} images: set model.patch to a divisor"
+                f"patches of {patch} do not tile {h}×{w} images: set ViT(patch=…) to a divisor"
             )
         if width % heads:
             raise SimudyError(
-                f"{heads} heads do not share a width of {width}: set model.heads to a divisor"
+                f"{heads} heads do not share a width of {width}: set ViT(heads=…) to a divisor"
             )
         self.patches = nn.Conv2d(c, width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(1, (h // patch) * (w // patch), width))

@@ -60,7 +60,7 @@ def _refuse_metric(scheduler: Any) -> None:
     if isinstance(scheduler, ReduceLROnPlateau):
         raise SimudyError(
             "ReduceLROnPlateau decides by a metric, which no simulation knows: give the factors it "
-            "came to as recipe.schedule, one per step"
+            "came to as Recipe(schedule=…), one per step"
         )
 
 

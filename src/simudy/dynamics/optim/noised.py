@@ -1,0 +1,103 @@
+"""Differential privacy: each sample's gradient clipped, noise on their mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simudy.dynamics.optim.accumulated import Accumulated
+from simudy.dynamics.optim.clipped import Clipped
+from simudy.dynamics.optim.rule import Rate, Rule, is_on
+from simudy.dynamics.optim.wrapper import Wrapper
+from simudy.dynamics.tree import Params
+from simudy.errors import SimudyError
+
+
+class State(NamedTuple):
+    """Steps taken, and the state of the rule inside."""
+
+    step: int
+    inner: Any
+
+
+@dataclass
+class Noised(Wrapper):
+    """Add normal noise to the gradient: g ← g + std·ξ_t, ξ_t drawn from ``seed`` and t.
+
+    Args:
+        rule: the rule that uses the noised gradient.
+        std: standard deviation of the noise on every entry.
+        seed: the same seed, the same noise: a run can be repeated, and differentiated. Whoever
+            knows it can take the noise off again, so evidence does not hold it (see ``public``).
+
+    Example:
+        >>> from simudy.dynamics.optim import SGD
+        >>> rule, params = Noised(SGD(lr=1.0), std=0.0), {"w": torch.zeros(1)}
+        >>> rule.update({"w": torch.ones(1)}, rule.init(params), params)[0]["w"]
+        tensor([-1.])
+    """
+
+    rule: Rule
+    std: Rate = 0.0
+    seed: int = 0
+
+    @property
+    def spans_gradients(self) -> bool:  # type: ignore[override]
+        return self.rule.spans_gradients and not is_on(self.std)
+
+    def init(self, params: Params) -> State:
+        return State(0, self.rule.init(params))
+
+    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
+        if is_on(self.std):
+            rng = np.random.default_rng([self.seed, state.step])
+            grads = {k: g + self.std * _drawn(params[k], rng) for k, g in grads.items()}
+        params, inner = self.rule.update(grads, state.inner, params)
+        return params, State(state.step + 1, inner)
+
+    def final(self, params: Params, state: State) -> Params:
+        return self.rule.final(params, state.inner)
+
+
+def private(
+    rule: Rule, *, max_norm: float = 1.0, noise: float = 1.0, samples: int, seed: int = 0
+) -> Rule:
+    """DP-SGD around ``rule``: g = (Σ_i g_i · min(1, C/‖g_i‖) + noise·C·ξ) / samples.
+
+    Every batch must be a single sample (``recipe.batch_size=1``), for a rule sees one gradient a
+    batch; ``rule`` takes a step every ``samples`` of them. Abadi et al., Deep Learning with
+    Differential Privacy, CCS 2016; the step is Opacus's.
+
+    Args:
+        rule: what uses the private gradient.
+        max_norm: C.
+        noise: the noise multiplier.
+        samples: in a lot, of a size that is not secret.
+        seed: of the noise.
+
+    Raises:
+        SimudyError: ``noise`` is negative.
+    """
+    if noise < 0:
+        raise SimudyError(f"private(noise={noise}): give 0 or more")
+    noised = Noised(rule, std=noise * max_norm / samples, seed=seed)
+    return Clipped(Accumulated(noised, every=samples), max_norm=max_norm)
+
+
+def public(rule: Rule) -> Rule:
+    """``rule`` as others may know it: without the noise, which its seed would give away."""
+    if isinstance(rule, Noised):
+        return public(rule.rule)
+    if isinstance(rule, Wrapper):
+        return dataclasses.replace(rule, rule=public(rule.rule))
+    return rule
+
+
+def _drawn(like: Tensor, rng: np.random.Generator) -> Tensor:
+    # Not torch's: vmap refuses its draws, even those of a generator with a seed.
+    return torch.from_numpy(rng.standard_normal(tuple(like.shape))).to(like)

@@ -2,7 +2,9 @@
 
 Each victim is attacked, where verdicts are ``consistent`` by three searches of different seeds. An
 image is *right* where a true one is paired with it at pixel SSIM above 0.4 (Hungarian pairing, so
-that two of one true image are not both right). Runs that are there are not run again.
+that two of one true image are not both right). *Agreeing, refused* are images that searches agree
+on which do not explain the weights: ``task=verdict`` refuses them. Runs that are there are not run
+again.
 
 python benchmarks/verdicts.py --root DATA [--kinds certified mlp …] [--victims N] [--out FOLDER]
 """
@@ -21,7 +23,8 @@ import torch
 from hydra import compose, initialize_config_module
 
 from simudy.analysis.score import RECOVERED, score
-from simudy.analysis.verdicts import CERTIFIED, CONSISTENT, VERDICTS, verdicts_on
+from simudy.analysis.verdicts import CONSISTENT, VERDICTS, verdicts_on
+from simudy.app.audit.verdict import EXPLAINED
 from simudy.app.settings import schema
 from simudy.app.store import reconstruction
 from simudy.app.store.run_directory import RunDirectory
@@ -31,6 +34,7 @@ from simudy.app.tracking import new_tracker
 from simudy.attack.agreement import agreement
 from simudy.attack.first_layer.off_units import CERTIFIED_BELOW
 
+REFUSED = "agreeing, refused"
 SEARCHES, APART = 3, 1000  # searches of a victim, and how far apart their seeds are
 COLUMNS = ["victims", "images", "verdict", "given", "right", "false", "lowest SSIM"]
 
@@ -45,8 +49,14 @@ class Kind:
 
 
 SMALL_RESNET = "experiment=cifar10_resnet18_n10_small"
+DECODED = (
+    "experiment=cifar10_mlp_n200",
+    "data.n=20",
+    "model.width=200",
+    "outer.iterations=100",
+)
 KINDS = {
-    "certified": Kind(("experiment=cifar10_mlp_n200", "data.n=20", "model.width=200"), 110, 1),
+    "certified": Kind(DECODED, 210, 1),
     "mlp_n20": Kind(("experiment=cifar10_mlp_n20_small",), 4),
     "mlp_n100_early": Kind(
         ("experiment=cifar10_mlp_n100_small", "outer.iterations=20", "outer.refine=0"), 4
@@ -98,6 +108,8 @@ def judged(runs: list[RunDirectory], *, false_rate: float) -> Iterator[tuple[str
         certified=proofs and [one < CERTIFIED_BELOW for one in proofs],
         consistent=agreed and agreed.consistent(false_rate=false_rate).tolist(),
     )
+    if any(facts["distance"] > EXPLAINED for _, facts in found):  # task=verdict refuses these
+        verdicts = [REFUSED if verdict == CONSISTENT else verdict for verdict in verdicts]
     secret = load_secret(compose_nothing(), runs[0])
     assert secret is not None
     paired = score(images, secret.normalised()[0], normalisation=secret.normalisation).pairs
@@ -114,9 +126,9 @@ def compose_nothing():
 def rows(name: str, victims: int, images: list[tuple[str, float]]) -> Iterator[list[str]]:
     """One for each verdict that was given."""
     counts = Counter(verdict for verdict, _ in images)
-    for verdict in VERDICTS:
+    for verdict in (*VERDICTS[:-1], REFUSED, VERDICTS[-1]):
         values = [ssim for given, ssim in images if given == verdict]
-        if not values and verdict in (CERTIFIED, CONSISTENT):
+        if not values:
             continue
         right = sum(value > RECOVERED for value in values)
         lowest = f"{min(values):.3f}" if values else "–"

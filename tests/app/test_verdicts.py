@@ -88,4 +88,7 @@ def test_searches_that_are_not_independent_are_refused(cli, searches, tmp_path):
         assert cli(*WIDE, *told, "hydra.run.dir=c", tiny=False).code == 0
         assert reason in cli(*VERDICT, "verdict.runs=[c]", tiny=False).error
         shutil.rmtree(tmp_path / "c")
+    short = ("outer.iterations=1", "outer.refine=0", "seed=1", "hydra.run.dir=c")
+    assert cli(*WIDE, ours, *short, tiny=False).code == 0
+    assert "give it more outer.iterations" in cli(*VERDICT, "verdict.runs=[c]", tiny=False).error
     assert not (tmp_path / "a/agreement.json").exists()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from simudy import SGD, Adam, Evidence, Recipe, SimudyError, StatelessModel, simulate
+from simudy.attack.first_layer import off_units
 from simudy.attack.first_layer.off_units import decode_off_units, fitted_row
 from simudy.attack.first_layer.relu_layer import ReluLayer
 from simudy.dynamics import tree
@@ -193,3 +194,19 @@ def test_a_layer_too_narrow_certifies_nothing():
     evidence, truth = trained(make=partial(MLP, width=13))
     decoded = decode_off_units(evidence, truth)
     assert not decoded.certified.any() and len(decoded.images) == N
+
+
+def test_images_that_come_to_predict_one_row_are_certified_once(monkeypatch):
+    """Solved for anew, some images may collapse: then the others are not certified by their row."""
+    evidence, truth = trained()
+    solved = off_units._solved
+
+    def collapsing(layer, rows):
+        images = solved(layer, rows)
+        return torch.cat([images[:1].expand(5, -1), images[5:]])
+
+    monkeypatch.setattr(off_units, "_PROOFS", 1)
+    monkeypatch.setattr(off_units, "_solved", collapsing)
+    decoded = decode_off_units(evidence, rough(truth))
+    assert float(decoded.certificates.max()) < 0.01  # each for itself looks certain
+    assert int(decoded.certified.sum()) == N - 4 and not decoded.complete

@@ -23,6 +23,8 @@ from simudy.files import user_path
 
 log = logging.getLogger(__name__)
 
+EXPLAINED = 0.1  # distance: searches still on their way agree on blurs (docs/results/verdicts.md)
+
 
 def verdict(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Compare the run with the searches of ``verdict.runs``, keep what came of it as
@@ -40,6 +42,7 @@ def verdict(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     own = folder.reconstruction.resolve()
     others = [RunDirectory(f.parent) for f in files if f.resolve() != own]
     _require_independent([folder, *others])
+    _require_fit([folder, *others])
     runs = [reconstruction.read(one.reconstruction)[0] for one in (folder, *others)]
     found = agreement([run["images"] for run in runs], [run["labels"] for run in runs])
     facts = _facts(found, false_rate=cfg.verdict.false_rate)
@@ -82,6 +85,18 @@ def _require_independent(runs: list[RunDirectory]) -> None:
                 "evidence.folder set to the evidence of the first"
             )
         seeds[seed] = name
+
+
+def _require_fit(runs: list[RunDirectory]) -> None:
+    """What searches have in common before they explain the weights is how they begin to."""
+    for run in runs:
+        distance = reconstruction.read(run.reconstruction)[1].get("distance")
+        if distance is None or not distance <= EXPLAINED:
+            told = "none" if distance is None else f"{distance:.2g}"
+            raise SimudyError(
+                f"the search in {run.root.name} does not explain the weights (distance {told}, "
+                f"above {EXPLAINED:g}), and such agree on blurs: give it more outer.iterations"
+            )
 
 
 def _final_weights(run: RunDirectory, said: DictConfig) -> dict[str, Tensor]:

@@ -104,7 +104,8 @@ def decode_off_units(
     return Decoded(
         (outcome.images @ layer.pixels).reshape(-1, *evidence.shape).to(images),
         outcome.certificates,
-        outcome.certificates < threshold,
+        # solved for anew, images may have come to predict one row, which certifies one of them
+        _distinct(outcome.rows, beside=outcome.rows[:0], among=outcome.certificates < threshold),
         outcome.starts,
         layer.n,
         log,

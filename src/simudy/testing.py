@@ -18,8 +18,8 @@ from simudy.dynamics import tree
 from simudy.dynamics.optim.hyperparameters import hyperparameters
 from simudy.dynamics.optim.rule import Rule, Scalar
 from simudy.dynamics.simulate import simulate
+from simudy.dynamics.small_runs import MODES, Inputs, Mode, Problem, dead, directional, problems
 from simudy.dynamics.tree import Params
-from simudy.small_runs import MODES, Inputs, Mode, Problem, dead, directional, problems
 
 __all__ = ["MODES", "Problem", "check_optimizer", "directional", "problems"]
 

@@ -139,7 +139,7 @@ def simulate(
         run: Callable[..., Any] = eager or partial(by_names, simulate)
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
         more = {"buffers": buffers, "return_state": return_state, "observe": observe}
-        return run(loss, params, batches, optimizer, **options, **more)
+        return run(loss, params, batches, optimizer, **options, **more)  # pyright: ignore[reportCallIssue]
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
         return _asked(params, (state, return_state), (buffers, buffers is not None), ([], observe))

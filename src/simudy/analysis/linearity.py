@@ -139,5 +139,4 @@ def _epoch_starts(
         stopping.check()
         if step % per_epoch == 0:
             yield params
-        gradient = lambda at, batch=batch: grads(at, batch)  # noqa: E731
-        params, state = advance(rule, gradient, state, params)
+        params, state = advance(rule, grads, batch, state, params)

@@ -129,8 +129,7 @@ def _norms_of_sums(problem: SimudyProblem, rows: Tensor) -> Tensor:
         for place, i in enumerate(indices.tolist()):
             if i in wanted:
                 sums[i] = tree.add(sums[i], tree.scale(_lr(rule), pull(place)))
-        gradient = lambda at, batch=batch: grads(at, batch)  # noqa: E731
-        params, state = advance(rule, gradient, state, params)
+        params, state = advance(rule, grads, batch, state, params)
     return torch.stack([tree.norm(total) for total in sums.values()])
 
 

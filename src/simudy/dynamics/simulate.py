@@ -135,11 +135,10 @@ def simulate(
     if compiling or not is_flat(params):
         # torch.compile cannot follow a derivative of a derivative: this part runs as it is.
         whole: Any = simulate
-        eager = torch.compiler.disable(whole) if compiling else None
-        run: Callable[..., Any] = eager or partial(by_names, simulate)
+        run: Any = torch.compiler.disable(whole) if compiling else partial(by_names, whole)
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
         more = {"buffers": buffers, "return_state": return_state, "observe": observe}
-        return run(loss, params, batches, optimizer, **options, **more)  # pyright: ignore[reportCallIssue]
+        return run(loss, params, batches, optimizer, **options, **more)
     rules = _one_per_step(optimizer, len(batches))
     if not rules:
         return _asked(params, (state, return_state), (buffers, buffers is not None), ([], observe))
@@ -176,7 +175,7 @@ class TrainingStep:
         (params, (state, buffers)), (t, batch, rule) = carry, x
         if self.move is not None:
             buffers = self.move(params, batch, buffers)
-        after, state = advance(rule, lambda at: self.grads(at, batch), state, params)
+        after, state = advance(rule, self.grads, batch, state, params)
         seen = self.observe and self.observe(t, after, self.loss(params, batch))
         return (after, (state, buffers)), seen
 

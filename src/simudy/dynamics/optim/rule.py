@@ -82,30 +82,31 @@ class PerTensor(Rule):
 
 
 def advance(
-    rule: Rule, gradient: Callable[[Params], Params], state: Any, params: Params
+    rule: Rule, grads: Callable[[Params, Any], Params], batch: Any, state: Any, params: Params
 ) -> tuple[Params, Any]:
     """One step of ``rule``; what the loss does not touch stays as it is, as in torch.
 
     Args:
         rule: says where the gradient is to be taken, and what to do with it.
-        gradient: that of this step's loss, at any parameters.
+        grads: ``(params, batch) -> ∇ℓ``.
+        batch: of this step.
 
     Raises:
         SimudyError: the loss depends on no parameter at all, or the rule is written for gradients
             of every parameter.
     """
-    grads = gradient(params)
-    if grads and (point := rule.second_point(grads, params)) is not None:
-        grads = gradient(point)
-    if not grads:
+    found = grads(params, batch)
+    if found and (point := rule.second_point(found, params)) is not None:
+        found = grads(point, batch)
+    if not found:
         raise SimudyError(
             "the loss depends on no parameter in this step, so nothing would train: let it use the "
             "params it is given, and set requires_grad=True on what a module is to train"
         )
     try:
-        moved, state = rule.update(grads, state, params)
+        moved, state = rule.update(found, state, params)
     except KeyError as error:
-        if (name := error.args[0]) in grads or name not in params:
+        if (name := error.args[0]) in found or name not in params:
             raise
         raise SimudyError(
             f"{type(rule).__name__} asks for the gradient of {name!r}, which the loss does not "

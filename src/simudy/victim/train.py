@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,14 +45,11 @@ def train(
     """
     criterion = PerSample(loss).to(images.device) if loss is not None else None
     model = StatelessModel(module, criterion=criterion)
-    final, seen = simulate(
-        model.loss,
-        model.params,
-        recipe.collate(images, labels),
-        recipe.rules(len(images)),
-        adjoint=_Stoppable(),
-        observe=lambda step, params, loss: params if step + 1 in keep else None,
-    )
+    batches, rules = recipe.collate(images, labels), recipe.rules(len(images))
+    run = partial(simulate, model.loss, model.params, batches, rules, adjoint=_Stoppable())
+    if not keep:  # to observe costs a forward pass a step
+        return model, run(), []
+    final, seen = run(observe=lambda step, params, loss: params if step + 1 in keep else None)
     return model, final, [params for params in seen if params is not None]
 
 

@@ -73,6 +73,13 @@ def is_under_vmap() -> bool:
     return TransformType.Vmap in _transforms()
 
 
+def unwrapped(tensor: Tensor) -> Tensor:
+    """What is beneath ``torch.func``'s wrappers: under ``vmap``, all that is mapped over."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def is_followed(tensor: Tensor) -> bool:
     """Whether a derivative by this tensor, or along it, may be asked for."""
     while _functorch.is_functorch_wrapped_tensor(tensor):
@@ -145,9 +152,7 @@ def _pulled_again(ctx: Any, *given: Any) -> Sequence[Tensor | None]:
 
 
 def _is_dual(tensor: Tensor) -> bool:
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
-    return _has_tangent(tensor)
+    return _has_tangent(unwrapped(tensor))
 
 
 def _has_tangent(tensor: Tensor) -> bool:

@@ -13,10 +13,10 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from simudy.dynamics.custom_vjp import unwrapped
 from simudy.dynamics.model.operations import exact_operations
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -154,14 +154,7 @@ def number(value: Any) -> Tensor:
             f"the loss must return one real number as a tensor, and gives a "
             f"{type(value).__name__} {found}".rstrip()
         )
-    return numbers(value)
-
-
-def numbers(value: Tensor) -> Tensor:
-    """What is beneath ``torch.func``'s wrappers: under ``vmap``, of all that are mapped over."""
-    while _functorch.is_functorch_wrapped_tensor(value):
-        value = _functorch.get_unwrapped(value)
-    return value.detach()
+    return unwrapped(value).detach()
 
 
 def _bytes(generator: torch.Generator) -> bytes:

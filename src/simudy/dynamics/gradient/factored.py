@@ -25,6 +25,7 @@ from simudy.dynamics.gradient.factored_weight import (
     Dense,
     FactoredWeight,
     LowRank,
+    formed,
     linear,
 )
 from simudy.dynamics.gradient.reverse import Reverse
@@ -66,7 +67,7 @@ class Factored(Gradient):
                     f"gradients and cannot be factored: use gradient Mixed() or Reverse()"
                 )
         names = self.chosen(loss, params, batches)
-        held = {k: _lifted(v) if k in names else _dense(v) for k, v in params.items()}
+        held: Params = {k: _lifted(v) if k in names else formed(v) for k, v in params.items()}
         return held, partial(self._grads, loss, {})
 
     def kept(self, params: Params, activations: int) -> int:
@@ -105,7 +106,7 @@ class Factored(Gradient):
     def _by_uses(self, loss: Loss, uses: Uses, params: Params, batch: Any) -> Params:
         rows = {k: found for k, found in uses.items() if found is not None}
         weights = {k: params[k] for k in rows}
-        flat: dict[Any, Tensor] = {k: _dense(v) for k, v in params.items() if k not in weights}
+        flat: dict[Any, Tensor] = formed({k: v for k, v in params.items() if k not in weights})
         for k, w in weights.items():
             for i, n in enumerate(rows[k]):
                 flat[k, i] = torch.zeros(n, w.shape[0], dtype=w.dtype, device=w.device)
@@ -119,10 +120,6 @@ def _lifted(weight: Tensor) -> FactoredWeight:
     if isinstance(weight, FactoredWeight):
         return weight
     return FactoredWeight({Dense(weight): 1.0}, weight)
-
-
-def _dense(weight: Tensor) -> Tensor:
-    return weight.dense() if isinstance(weight, FactoredWeight) else weight
 
 
 def _gradient(

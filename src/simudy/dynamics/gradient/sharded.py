@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simudy.dynamics import tree
+from simudy.dynamics.custom_vjp import unwrapped
 from simudy.dynamics.gradient.base import Gradient, Loss
 from simudy.dynamics.gradient.reverse import Reverse
-from simudy.dynamics.loss import numbers
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -95,7 +95,7 @@ class Sharded(Gradient):
         touched = next(iter(params.values())).new_tensor([name in found for name in params])
         shares = [weight * found.get(name, torch.zeros_like(p)) for name, p in params.items()]
         touched, *sums = _Summed.apply(self.group, touched, *shares)
-        names = zip(params, numbers(touched).tolist(), strict=True)
+        names = zip(params, unwrapped(touched).tolist(), strict=True)
         return {name: grad for (name, count), grad in zip(names, sums, strict=True) if count}
 
     def _own(self, batch: Any) -> tuple[float, Any]:
@@ -108,10 +108,11 @@ class Sharded(Gradient):
 
     @torch.no_grad()
     def _require_mean(self, loss: Loss, params: Params, batch: Any) -> None:
-        whole, (rank, ranks) = numbers(loss(params, batch)), self._share()
+        whole, (rank, ranks) = unwrapped(loss(params, batch)), self._share()
         try:
             alone = [
-                numbers(loss(params, _rows(batch, [i]))) for i in range(rank, _count(batch), ranks)
+                unwrapped(loss(params, _rows(batch, [i])))
+                for i in range(rank, _count(batch), ranks)
             ]
         except (RuntimeError, ValueError):  # it takes no single row
             alone = [whole * float("nan")]

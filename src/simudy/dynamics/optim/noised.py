@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,20 +12,13 @@ from torch import Tensor
 from simudy.dynamics.optim.accumulated import Accumulated
 from simudy.dynamics.optim.clipped import Clipped
 from simudy.dynamics.optim.rule import Rate, Rule, is_on
-from simudy.dynamics.optim.wrapper import Wrapper
+from simudy.dynamics.optim.wrapper import Numbered, Wrapper
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
 
-class State(NamedTuple):
-    """Steps taken, and the state of the rule inside."""
-
-    step: int
-    inner: Any
-
-
 @dataclass
-class Noised(Wrapper):
+class Noised(Numbered):
     """Add normal noise to the gradient: g ← g + std·ξ_t, ξ_t drawn from ``seed`` and t.
 
     Args:
@@ -50,18 +42,11 @@ class Noised(Wrapper):
     def spans_gradients(self) -> bool:  # type: ignore[override]
         return self.rule.spans_gradients and not is_on(self.std)
 
-    def init(self, params: Params) -> State:
-        return State(0, self.rule.init(params))
-
-    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        if is_on(self.std):
-            rng = np.random.default_rng([self.seed, state.step])
-            grads = {k: g + self.std * _drawn(params[k], rng) for k, g in grads.items()}
-        params, inner = self.rule.update(grads, state.inner, params)
-        return params, State(state.step + 1, inner)
-
-    def final(self, params: Params, state: State) -> Params:
-        return self.rule.final(params, state.inner)
+    def shaped_at(self, step: int, grads: Params, params: Params) -> Params:
+        if not is_on(self.std):
+            return grads
+        rng = np.random.default_rng([self.seed, step])
+        return {k: g + self.std * _drawn(params[k], rng) for k, g in grads.items()}
 
 
 def private(

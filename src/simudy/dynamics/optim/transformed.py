@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from simudy.dynamics.optim.rule import Rule
-from simudy.dynamics.optim.wrapper import Wrapper
+from simudy.dynamics.optim.wrapper import Numbered
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
 
-class State(NamedTuple):
-    """Steps taken, and the state of the rule inside."""
-
-    step: int
-    inner: Any
-
-
 @dataclass
-class Transformed(Wrapper):
+class Transformed(Numbered):
     """Give ``rule`` the gradient ``transform(grads, step)``.
 
     Args:
@@ -50,13 +42,8 @@ class Transformed(Wrapper):
 
     spans_gradients = False  # type: ignore[assignment]  # nobody knows what it does to an entry
 
-    def init(self, params: Params) -> State:
-        return State(0, self.rule.init(params))
-
-    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        grads = self.transform(grads, state.step)
-        params, inner = self.rule.update(grads, state.inner, params)
-        return params, State(state.step + 1, inner)
+    def shaped_at(self, step: int, grads: Params, params: Params) -> Params:
+        return self.transform(grads, step)
 
     def second_point(self, grads: Params, params: Params) -> Params | None:
         if self.rule.second_point(grads, params) is None:
@@ -65,6 +52,3 @@ class Transformed(Wrapper):
             "Transformed around a rule with a second gradient would leave the first as it is: put "
             "it inside, as in SAM(Transformed(rule, transform))"
         )
-
-    def final(self, params: Params, state: State) -> Params:
-        return self.rule.final(params, state.inner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from simudy.dynamics.optim.rule import Rule
 from simudy.dynamics.tree import Params
@@ -38,3 +38,34 @@ class Wrapper(Rule):
     def shaped(self, grads: Params, params: Params) -> Params:
         """The gradient that ``rule`` sees."""
         return grads
+
+
+class State(NamedTuple):
+    """Steps taken, and the state of the rule inside."""
+
+    step: int
+    inner: Any
+
+
+@dataclass
+class Numbered(Wrapper):
+    """Base of the wrappers whose gradient depends on the number of the step.
+
+    Args:
+        rule: the rule inside.
+    """
+
+    def init(self, params: Params) -> State:
+        return State(0, self.rule.init(params))
+
+    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
+        seen = self.shaped_at(state.step, grads, params)
+        params, inner = self.rule.update(seen, state.inner, params)
+        return params, State(state.step + 1, inner)
+
+    def final(self, params: Params, state: State) -> Params:
+        return self.rule.final(params, state.inner)
+
+    def shaped_at(self, step: int, grads: Params, params: Params) -> Params:
+        """The gradient that ``rule`` sees at this step, counted from 0."""
+        raise NotImplementedError

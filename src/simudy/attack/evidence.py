@@ -127,6 +127,12 @@ class Evidence:
         """θf − θ0."""
         return tree.sub(self.final, self.initial)
 
+    @property
+    def published(self) -> torch.dtype:
+        """The type that the weights were rounded to when they were published, or their own."""
+        own = next(iter(self.final.values())).dtype
+        return own if self.precision is None else getattr(torch, self.precision)
+
     def to(self, device: str | torch.device) -> Evidence:
         """The same evidence on another device."""
         move = partial(_on_device, device)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from simudy.analysis.linearity import linearity
 from simudy.analysis.report.conclusion import FITTED, MARGIN, highest_floor
-from simudy.attack.checkpoints.findings import spacing
+from simudy.attack.checkpoints.findings import rounding_variance
+from simudy.attack.checkpoints.limits import rounding_share
 from simudy.attack.distance import cosine
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.relu_layer import ReluLayer
@@ -156,30 +157,20 @@ def off(now: Present) -> Line:
 
 def precise(evidence: Evidence) -> Line:
     """What rounding at publication left of the displacement."""
-    kind = evidence.precision or str(next(iter(evidence.initial.values())).dtype).removeprefix(
-        "torch."
-    )
-    ends = (evidence.initial, evidence.final)
-    errors = sum(float(_errors(w, kind)) for end in ends for w in end.values())
-    share = errors**0.5 / float(tree.norm(evidence.displacement))
+    share = rounding_share(evidence)
     meaning = (
         "Rounding hides much of what training moved: ask for weights as they were trained."
         if share > CHAOTIC
         else "Rounding hides next to nothing of what training moved."
     )
+    kind = str(evidence.published).removeprefix("torch.")
     figure = f"{kind}: rounding is {100 * share:.2g} % of the displacement"
     return Line("precision", "precision as published", figure, meaning, share)
 
 
-def _errors(weights: Tensor, kind: str) -> Tensor:
-    """Expected squared rounding error of all entries: uniform within half a spacing."""
-    return spacing(weights, getattr(torch, kind)).square().sum() / 12
-
-
 def _rounding(evidence: Evidence, name: str) -> float:
     weight = evidence.initial[name].flatten(1)
-    kind = evidence.precision or str(weight.dtype).removeprefix("torch.")
-    variance = float(_errors(weight, kind)) / weight.numel()
+    variance = float(rounding_variance(weight, evidence.published).mean())
     return 2 * variance**0.5 * sum(size**0.5 for size in weight.shape)
 
 

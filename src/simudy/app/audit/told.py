@@ -39,7 +39,7 @@ def knowledge(cfg: DictConfig, held: Evidence) -> dict[str, Any]:
     size = "×".join(map(str, held.shape))
     return {
         "weights": f"before and after training, {count:,} parameters ({_origin(cfg)})",
-        "published as": held.precision or _dtype(held),
+        "published as": str(held.published).removeprefix("torch."),
         "images": f"{held.n or 'an unknown number'} of {size}, {held.classes} classes",
         "rule": in_words(held.recipe.optimizer),
         "epochs": held.recipe.epochs,
@@ -87,10 +87,6 @@ def _origin(cfg: DictConfig) -> str:
     if is_own_victim(cfg):
         return "a victim trained here"
     return "an earlier run's evidence" if cfg.evidence.folder else "files"
-
-
-def _dtype(held: Evidence) -> str:
-    return str(next(iter(held.initial.values())).dtype).removeprefix("torch.")
 
 
 def _order(held: Evidence) -> str:

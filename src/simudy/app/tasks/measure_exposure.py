@@ -19,7 +19,7 @@ from simudy.app.settings.fingerprint import config_hash
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.app.tasks import prepare
-from simudy.attack.checkpoints.findings import spacing
+from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -64,7 +64,7 @@ def measure(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
             "task=exposure is an owner's: it needs the images that the weights were trained on, so "
             "train the victim here, or set evidence.folder to a run's whose secret lies beside it"
         )
-    path = folder.root / "exposure.json"
+    path = folder.exposure
     rows = _begun(path, config_hash(cfg))
     _measure_rest(cfg, held.to(device), secret, rows, path)
     found = _report(cfg, held, rows)
@@ -121,19 +121,13 @@ def noise(held: Evidence, *, added: float = 0.0) -> Params:
     spacing, and what was added on purpose. One that is zero, and did not begin so, was pruned, and
     hidden altogether.
     """
-    kind, found = published(held), {}
+    found = {}
     for name, weight in held.final.items():
         known = added**2 + held.hidden.get(name, 0.0) ** 2
-        std = (spacing(weight, kind).square() / 12 + known).sqrt()
+        std = (rounding_variance(weight, held.published) + known).sqrt()
         pruned = (weight == 0) & (held.initial[name] != 0)
         found[name] = torch.where(pruned, math.inf, std.double())
     return found
-
-
-def published(held: Evidence) -> torch.dtype:
-    """The type that the weights were published in."""
-    own = next(iter(held.final.values())).dtype
-    return own if held.precision is None else getattr(torch, held.precision)
 
 
 def _begun(path: Path, hashed: str) -> list[dict[str, Any]]:
@@ -148,7 +142,7 @@ def _report(cfg: DictConfig, held: Evidence, rows: list[dict[str, Any]]) -> dict
     ranked = sorted(rows, key=lambda row: -row["psnr_bound"])
     return {
         "config_hash": config_hash(cfg),
-        "precision": str(published(held)).removeprefix("torch."),
+        "precision": str(held.published).removeprefix("torch."),
         "d": math.prod(held.shape),
         "psnr_floor": -20 * math.log10(cfg.exposure.prior),
         "smooth": cfg.exposure.smooth,

@@ -219,6 +219,11 @@ def require_steps(found: Findings, steps: int | None) -> None:
         )
 
 
+def rounding_variance(weights: Tensor, kind: torch.dtype) -> Tensor:
+    """Of what rounding to ``kind`` changed of each weight: uniform within half a spacing."""
+    return spacing(weights, kind).square() / 12
+
+
 def spacing(weights: Tensor, kind: torch.dtype) -> Tensor:
     """The distance between neighbouring numbers of ``kind`` around each weight; of int8, between
     the levels that a matrix lies on, or of its own type where it lies on none.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from simudy.attack.checkpoints.findings import spacing
+from simudy.attack.checkpoints.findings import rounding_variance, spacing
 from simudy.attack.evidence import Evidence
 
 _COARSE = 0.01  # of the displacement's norm: beyond it rounding is worth a word
@@ -31,19 +31,17 @@ def independent_numbers(evidence: Evidence) -> int:
     """Of the displacement θf − θ0: r·(rows + columns − r) for a weight whose displacement has rank
     r beyond rounding, every entry of a vector.
     """
-    kind = _published(evidence)
     pairs = ((moved, evidence.final[k]) for k, moved in evidence.displacement.items())
-    return sum(_numbers(moved, spacing(final, kind)) for moved, final in pairs)
+    return sum(_numbers(moved, spacing(final, evidence.published)) for moved, final in pairs)
 
 
 def rounding_share(evidence: Evidence) -> float:
     """The norm of what rounding to the published precision changed, expected, over that of θf − θ0.
 
-    Either end is off by up to half a spacing, uniformly: a variance of spacing² / 12.
+    Both ends are rounded.
     """
-    kind = _published(evidence)
     ends = (held for which in (evidence.initial, evidence.final) for held in which.values())
-    noise = sum(float(spacing(weights, kind).square().sum()) for weights in ends) / 12
+    noise = sum(float(rounding_variance(weights, evidence.published).sum()) for weights in ends)
     return math.sqrt(noise) / _norm(evidence)
 
 
@@ -87,11 +85,6 @@ def _numbers(moved: Tensor, steps: Tensor) -> int:
     noise = float(steps.square().mean().sqrt()) * (math.sqrt(rows) + math.sqrt(columns))
     rank = int((torch.linalg.svdvals(matrix) > noise).sum())
     return rank * (rows + columns - rank)
-
-
-def _published(evidence: Evidence) -> torch.dtype:
-    own = next(iter(evidence.final.values())).dtype
-    return own if evidence.precision is None else getattr(torch, evidence.precision)
 
 
 def _norm(evidence: Evidence) -> float:

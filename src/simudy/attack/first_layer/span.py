@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simudy.attack.checkpoints.findings import spacing
+from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.gradient.compact import leading
 from simudy.dynamics.optim import Rule
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-_CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no noise
+CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no noise
 _NOT_LINEAR = (
     "the model's first layer is not linear in the flattened image: set "
     "Method(images='frequencies') or pixels"
@@ -140,7 +140,7 @@ def _dimension(values: Tensor, evidence: Evidence, *, noise: float) -> int:
     than that. Then there is no gap: all that stands out counts, or the number told.
     """
     n, seen = evidence.n, evidence.precision is None and not evidence.hidden
-    standing_out = max(int((values > _CLEARLY * noise).sum()), 1)
+    standing_out = max(int((values > CLEARLY * noise).sum()), 1)
     rank = rank_of(values, noise=noise) if seen else standing_out
     if n is not None and rank > n:
         raise SimudyError(
@@ -181,8 +181,8 @@ def _noise(evidence: Evidence, layer: str) -> float:
     edge = sum(size**0.5 for size in weight.shape)  # of noise of variance 1, see _rounding
     added = evidence.hidden.get(layer, 0.0) * edge
     if evidence.precision is not None:
-        kind = getattr(torch, evidence.precision)
-        return math.hypot(_rounding(weight, evidence.final[layer], kind), added)
+        rounding = _rounding(weight, evidence.final[layer], evidence.published)
+        return math.hypot(rounding, added)
     eps = torch.finfo(weight.dtype).eps
     return added or float(eps * weight.norm() / max(weight.shape) ** 0.5 * 0.5)
 
@@ -193,7 +193,7 @@ def _rounding(initial: Tensor, final: Tensor, kind: torch.dtype) -> float:
     Errors are uniform within half a spacing, and independent: the edge of their spectrum is
     σ(√m + √d) (Marchenko and Pastur, 1967).
     """
-    variance = sum(spacing(w, kind).square().mean() / 12 for w in (initial, final))
+    variance = sum(rounding_variance(w, kind).mean() for w in (initial, final))
     return float(variance) ** 0.5 * sum(size**0.5 for size in initial.shape)
 
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simudy.attack.checkpoints.findings import spacing
+from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
-from simudy.attack.first_layer.span import without_gradients
+from simudy.attack.first_layer.span import CLEARLY, without_gradients
 from simudy.attack.membership.layer_inputs import Layer
 from simudy.errors import SimudyError
-
-_CLEARLY = 1.2  # times the edge of the noise: above it a singular value is no noise
 
 
 class NoPower(SimudyError):
@@ -96,7 +94,7 @@ def row_space(evidence: Evidence, layer: Layer) -> RowSpace:
     moved = evidence.final[layer.weight] - without_gradients(evidence, layer.weight)
     matrix = moved.detach().double().reshape(layer.groups, layer.out, layer.size)
     _, values, rows = torch.linalg.svd(matrix, full_matrices=False)
-    kept = values > _CLEARLY * noise(evidence, layer)  # (groups, capacity)
+    kept = values > CLEARLY * noise(evidence, layer)  # (groups, capacity)
     return RowSpace(layer, rows * kept[..., None], int(kept.sum()))
 
 
@@ -108,8 +106,7 @@ def noise(evidence: Evidence, layer: Layer) -> float:
     once at each end; a run in its own precision rounds at every step.
     """
     ends = evidence.initial[layer.weight], evidence.final[layer.weight]
-    kind = ends[0].dtype if evidence.precision is None else getattr(torch, evidence.precision)
-    variance = sum(float(spacing(w, kind).square().mean()) / 12 for w in ends)
+    variance = sum(float(rounding_variance(w, evidence.published).mean()) for w in ends)
     steps = evidence.recipe.steps(evidence.n or 1) if evidence.precision is None else 1
     return (variance * steps) ** 0.5 * (layer.out**0.5 + layer.size**0.5)
 

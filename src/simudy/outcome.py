@@ -19,6 +19,7 @@ from simudy.errors import SimudyError
 from simudy.files import user_path, without_infinities, write_atomically
 from simudy.pictures import as_bytes, inline_png, picture
 from simudy.progress import in_notebook
+from simudy.tensors import plain
 
 _MOST = 60  # images in a notebook
 _GRID = "display:flex;flex-wrap:wrap;gap:8px;font:12px sans-serif"
@@ -116,9 +117,8 @@ class Reconstruction:
         """
         learned = {f"learned.{name}": torch.tensor(value) for name, value in self.learned.items()}
         tensors = {"images": self.images, "labels": self.labels, **learned}
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         head = json.dumps(without_infinities(facts))
-        write_atomically(path, save(plain, metadata={"facts": head}))
+        write_atomically(path, save(plain(tensors), metadata={"facts": head}))
 
     def _require_pictures(self) -> None:
         if self.images.dim() != 4:

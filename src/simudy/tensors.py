@@ -1,9 +1,9 @@
-"""Files of tensors that we wrote ourselves, read back."""
+"""Files of tensors that we write ourselves, and read back."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ from torch import Tensor
 
 from simudy.errors import SimudyError
 from simudy.files import require_file
+
+
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors writes them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def read_tensors(

@@ -39,6 +39,7 @@ from simudy.dynamics.optim.groups import held_still
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+from simudy.tensors import plain
 
 _FACTS = ("shape", "classes", "n", "mean", "std", "precision", "notes", "hidden")
 
@@ -156,7 +157,7 @@ class Evidence:
             ("final", self.final),
             ("buffers", self.model.buffers),
         ):
-            save_file(_plain(weights), folder / f"{name}.safetensors")
+            save_file(plain(weights), folder / f"{name}.safetensors")
         facts = {
             **{k: getattr(self, k) for k in _FACTS},
             "recipe": to_plain(self.recipe, moments := {}),
@@ -168,7 +169,7 @@ class Evidence:
             facts["checkpoints"] = [checkpoint.step for checkpoint in self.checkpoints]
             save_checkpoints(self.checkpoints, folder / "checkpoints")
         if moments:
-            save_file(_plain(moments), folder / "moments.safetensors")
+            save_file(plain(moments), folder / "moments.safetensors")
         (folder / "evidence.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
@@ -282,10 +283,6 @@ def evidence_from_weights(
         },
         **facts,
     )
-
-
-def _plain(weights: Params) -> Params:
-    return {k: v.detach().cpu().contiguous() for k, v in weights.items()}
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from simudy import stopping
 from simudy.errors import SimudyError
 from simudy.files import write_atomically
-from simudy.tensors import read_tensors
+from simudy.tensors import plain, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,7 @@ def pretrain(
         )
     if not _recall(module, cache):
         _fit(module, images, labels, how, torch.Generator().manual_seed(seed))
-        write_atomically(
-            cache, save({name: t.cpu().contiguous() for name, t in module.state_dict().items()})
-        )
+        write_atomically(cache, save(plain(module.state_dict())))
     if how.new_head:
         _renew_head(module, seed)
 

@@ -4,7 +4,7 @@ names, sizes and the shapes of its moments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,13 +25,20 @@ _NAMES = {"param_names", "name"}
 Assignment = list[list[str]]
 
 
-def saved_optimizers(loaded: Any, depth: int = _DEPTH) -> Iterator[Mapping[str, Any]]:
-    """Every state dict of a torch optimizer in what a file held."""
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("param_groups"), list):
+def states_in(
+    loaded: Any, is_one: Callable[[Mapping[str, Any]], bool], depth: int = _DEPTH
+) -> Iterator[Mapping[str, Any]]:
+    """Every state dict of a kind in what a file held; nothing is looked for inside of one."""
+    if isinstance(loaded, Mapping) and is_one(loaded):
         yield loaded
     elif depth and isinstance(loaded, (Mapping, list)):
         for value in loaded.values() if isinstance(loaded, Mapping) else loaded:
-            yield from saved_optimizers(value, depth - 1)
+            yield from states_in(value, is_one, depth - 1)
+
+
+def saved_optimizers(loaded: Any) -> Iterator[Mapping[str, Any]]:
+    """Every state dict of a torch optimizer in what a file held."""
+    return states_in(loaded, lambda held: isinstance(held.get("param_groups"), list))
 
 
 def kinds(group: Mapping[str, Any]) -> list[type[torch.optim.Optimizer]]:

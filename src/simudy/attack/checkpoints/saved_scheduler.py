@@ -12,11 +12,11 @@ from typing import Any
 
 from torch.optim import lr_scheduler
 
+from simudy.attack.checkpoints.saved_optimizer import states_in
 from simudy.dynamics.optim import SGD
 from simudy.dynamics.optim.interop.lr_scheduler import Scheduler, stepped
 from simudy.errors import SimudyError
 
-_DEPTH = 4
 _KINDS: tuple[type[lr_scheduler.LRScheduler], ...] = (
     *(lr_scheduler.StepLR, lr_scheduler.MultiStepLR, lr_scheduler.ExponentialLR),
     *(lr_scheduler.CosineAnnealingLR, lr_scheduler.CosineAnnealingWarmRestarts),
@@ -27,13 +27,9 @@ _ALWAYS |= {"_get_lr_called_within_step", "T_i", "T_cur"}
 _OPEN = {"optimizer", "last_epoch", "verbose"}
 
 
-def saved_schedulers(loaded: Any, depth: int = _DEPTH) -> Iterator[Mapping[str, Any]]:
+def saved_schedulers(loaded: Any) -> Iterator[Mapping[str, Any]]:
     """Every state dict of a torch scheduler in what a file held."""
-    if isinstance(loaded, Mapping) and "last_epoch" in loaded and "_last_lr" in loaded:
-        yield loaded
-    elif depth and isinstance(loaded, (Mapping, list)):
-        for value in loaded.values() if isinstance(loaded, Mapping) else loaded:
-            yield from saved_schedulers(value, depth - 1)
+    return states_in(loaded, lambda held: {"last_epoch", "_last_lr"} <= held.keys())
 
 
 def scheduler_of(saved: Mapping[str, Any]) -> Scheduler:

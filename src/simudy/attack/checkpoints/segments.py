@@ -16,8 +16,10 @@ from torch import nn
 
 from simudy.attack.checkpoints.findings import rounded_to
 from simudy.attack.checkpoints.weights import load_weights, weights_of
+from simudy.dynamics import tree
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
+from simudy.tensors import plain
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Segment:
     @property
     def displacement(self) -> Params:
         """Where the run went in it."""
-        return {name: self.end[name] - start for name, start in self.start.items()}
+        return tree.sub(self.end, self.start)
 
 
 def segments(
@@ -188,9 +190,9 @@ def save_checkpoints(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """One file a set of weights, in ``folder``, called by its step."""
     for checkpoint in checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_plain(checkpoint.params), folder / f"{checkpoint.step}.safetensors")
+        save_file(plain(checkpoint.params), folder / f"{checkpoint.step}.safetensors")
         if checkpoint.resumed is not None:
-            save_file(_plain(checkpoint.resumed), folder / f"{checkpoint.step}_resumed.safetensors")
+            save_file(plain(checkpoint.resumed), folder / f"{checkpoint.step}_resumed.safetensors")
 
 
 def load_checkpoints(folder: Path, steps: Sequence[int]) -> tuple[Checkpoint, ...]:
@@ -206,7 +208,3 @@ def _load(folder: Path, step: int) -> Checkpoint:
     beside = folder / f"{step}_resumed.safetensors"
     resumed = load_weights(beside) if beside.exists() else None
     return Checkpoint(step, load_weights(folder / f"{step}.safetensors"), resumed)
-
-
-def _plain(weights: Params) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}

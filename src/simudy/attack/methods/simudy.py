@@ -232,7 +232,7 @@ class SimudyProblem(Problem):
     def simulate(self, progress: float = 1.0) -> tree.Params:
         """Where the run ends, simulated in one piece: θ̂f."""
         batches, rules = self.dummy.batches(self.recipe), self._rules(progress)
-        end, state = self._simulate(self.evidence.initial, batches[: len(rules)], rules, None)
+        end, state = self._simulate(self.evidence.initial, batches, rules, None)
         return rules[-1].final(end, state)
 
     def _simulate(

@@ -142,7 +142,7 @@ def _attacks(
     yield {
         "method": str(cfg.attack._target_).rpartition(".")[2] if cfg.attack else None,
         "images sought as": cfg.dummy.images,
-        "began at": "noise" if cfg.dummy.start is None else cfg.dummy.start,
+        "began at": _beginning(cfg),
         "seed": cfg.seed,
         "iterations": f"{result.get('iterations', 0):,} of {cfg.outer.iterations:,}",
         "ended": result["status"],
@@ -151,6 +151,13 @@ def _attacks(
     }
     for name in agreement["searches"] if agreement else ():
         yield {"independent search": name}
+
+
+def _beginning(cfg: DictConfig) -> Any:
+    said = cfg.dummy.start
+    if said is None:
+        return "noise"
+    return OmegaConf.to_container(said, resolve=True) if OmegaConf.is_config(said) else said
 
 
 def _compute(result: Mapping[str, Any]) -> dict[str, Any]:

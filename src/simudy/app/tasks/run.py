@@ -53,32 +53,32 @@ def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     from simudy.app.settings import factories
     from simudy.app.tasks import prepare
     from simudy.app.tasks.finish import announce_finished
+    from simudy.app.tracking import new_tracker
 
     with first_alone():
         folder.claim(cfg)
         if folder.finished():
             return announce_finished(folder)
+        tracker = new_tracker(cfg, folder.root)  # refused before anything is trained
         held = prepare.prepare_evidence(cfg, folder, factories.device(cfg.device))
         if not folder.secret.exists():
             prepare.lay_down_truth(cfg, folder, held)
         secret = prepare.load_secret(cfg, folder)
     with folder_of_own(folder.root) as root:
-        return _attack_and_score(cfg, held, secret, RunDirectory(root))
+        return _attack_and_score(cfg, held, secret, RunDirectory(root), tracker)
 
 
 def _attack_and_score(
-    cfg: DictConfig, held: Any, secret: Any, folder: RunDirectory
+    cfg: DictConfig, held: Any, secret: Any, folder: RunDirectory, tracker: Any
 ) -> dict[str, Any]:
     from simudy.app.settings import factories
     from simudy.app.tasks.finish import finish
     from simudy.app.tasks.labels import resolve_labels
     from simudy.app.tasks.reconstruct import attack, require_scorable
-    from simudy.app.tracking import new_tracker
 
-    device, tracker = factories.device(cfg.device), new_tracker(cfg, folder.root)
     if secret is not None:
         require_scorable(held)
-    labels = resolve_labels(cfg.dummy.labels, secret)
+    labels, device = resolve_labels(cfg.dummy.labels, secret), factories.device(cfg.device)
     tracker.start(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     attack(cfg, held, labels=labels, folder=folder, device=device, tracker=tracker)
     result = finish(cfg, secret, held, folder)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
 
 
 def as_bytes(pixels: Tensor) -> np.ndarray:
@@ -30,8 +31,23 @@ def picture(pixels: np.ndarray) -> Any:
     return Image.fromarray(pixels)
 
 
+def png_of(figure: Figure, **options: Any) -> bytes:
+    """A figure of matplotlib as a PNG; ``options`` as its ``savefig`` takes them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", **options)
+    return content.getvalue()
+
+
+def inline(png: bytes) -> str:
+    """A PNG as an address that holds the picture itself."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
 def inline_png(pixels: np.ndarray) -> str:
-    """Bytes ``(h, w, 3)`` as an address that holds the picture itself."""
+    """Bytes ``(h, w, 3)`` as such an address."""
     content = io.BytesIO()
     picture(pixels).save(content, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return inline(content.getvalue())

@@ -5,7 +5,6 @@ each pair a bar shows its SSIM with a tick at the highest floor: green beyond th
 of the weights, grey was not.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from simudy.analysis.pairing import UNMATCHED
 from simudy.analysis.score import RECOVERED, Normalisation, Pair, Score
 from simudy.analysis.verdicts import UNSUPPORTED
 from simudy.files import write_atomically
-from simudy.pictures import as_bytes
+from simudy.pictures import as_bytes, png_of
 
 INK, SOFT, LINE, ACCENT, DULL = "#1b1f24", "#5b6470", "#e4e7eb", "#12805c", "#a3abb5"
 DPI = 100
@@ -117,9 +116,7 @@ class Sheet:
         )
 
     def png(self) -> bytes:
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=DPI)
-        return buffer.getvalue()
+        return png_of(self.figure, dpi=DPI)
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,6 @@ def _bar(value: float, floor: float) -> str:
 
 
 RULES = """\
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif }
-main { max-width: 1200px; margin: 0 auto; padding: 24px 16px 48px }
 h1 { font-size: 22px; line-height: 1.25; margin: 0 0 8px; overflow-wrap: anywhere }
 p { color: var(--soft); margin: 0 0 4px }
 """

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from simudy.analysis.calibration import auc, roc
 from simudy.files import write_atomically
+from simudy.pictures import png_of
 
 COLOURS = ("#12805c", "#c2571a", "#a3abb5")
 LEAST = 1e-3  # the lowest false positive rate that is drawn
@@ -29,13 +28,10 @@ def save_membership_plot(
         curves: scores of members and of others, by the name of the score.
     """
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _histogram(left, {name: scores for name, scores in groups.items() if len(scores)})
     _curves(right, {name: pair for name, pair in curves.items() if all(map(len, pair))})
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, png_of(figure, dpi=110))
 
 
 def _histogram(axes: Any, groups: Mapping[str, Tensor]) -> None:

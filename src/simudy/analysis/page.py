@@ -25,6 +25,13 @@ DARK = {
     "second": "#f0a04b",
 }
 
+RULES = """\
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif }
+main { max-width: 1200px; margin: 0 auto; padding: 24px 16px 48px }
+"""
+
 
 def page(title: str, body: str, rules: str) -> str:
     """A whole document.
@@ -38,7 +45,7 @@ def page(title: str, body: str, rules: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{colours()}{rules}</style></head>\n"
+        f"<style>\n{colours()}{RULES}{rules}</style></head>\n"
         f"<body><main>\n<h1>{name}</h1>\n{body}\n</main></body>\n</html>\n"
     )
 

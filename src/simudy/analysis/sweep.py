@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from simudy.analysis.page import page
 from simudy.files import write_atomically
+from simudy.pictures import png_of
 
 Row = tuple[
     Mapping[str, str], Mapping[str, Any]
@@ -51,7 +52,7 @@ def save_plot(path: Path, rows: Rows, keys: Sequence[str]) -> bool:
     metrics, shown = _drawn(rows, keys)
     if not metrics or not shown:
         return False
-    write_atomically(path, _png(_figure(metrics, rows, shown)))
+    write_atomically(path, png_of(_figure(metrics, rows, shown), dpi=110))
     return True
 
 
@@ -182,13 +183,6 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"<text ", '<text fill="currentColor" ', text)
 
 
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    return content.getvalue()
-
-
 def panels(rows: Rows, keys: Sequence[str]) -> list[str]:
     """The panels of ``save_plot`` as SVG, each on its own, in the colours of the page around."""
     metrics, shown = _drawn(rows, keys)
@@ -250,10 +244,6 @@ def _preview(there: Mapping[str, str]) -> str:
 
 
 RULES = """\
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif }
-main { max-width: 1200px; margin: 0 auto; padding: 24px 16px 48px }
 h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 17px; margin: 0; overflow-wrap: anywhere }
 a { color: var(--accent) } p { color: var(--soft); margin: 2px 0 6px; overflow-wrap: anywhere }
 section, .plot { background: var(--card); border: 1px solid var(--line); border-radius: 12px }

@@ -11,13 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from simudy import stopping
 from simudy.errors import SimudyError
-
-if TYPE_CHECKING:
-    from simudy.dynamics.gradient import Gradient
 
 # As gloo and NCCL put it, on the processes that are left.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error")
@@ -108,15 +104,6 @@ def agree_to_stop() -> None:
     dist.all_reduce(asked)
     if asked:
         stopping.ask_to_stop()
-
-
-def share(gradient: Gradient | None, parallel: str | None) -> Gradient | None:
-    """The gradient mode, shared out where that is asked for."""
-    if parallel is None:
-        return gradient
-    from simudy.dynamics.gradient import Reverse, Sharded
-
-    return Sharded(gradient or Reverse())
 
 
 def is_lost(error: BaseException) -> bool:

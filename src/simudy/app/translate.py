@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -61,6 +62,7 @@ def in_settings(words: str, cfg: DictConfig) -> str:
     return MENTION.sub(settings, words)
 
 
+@cache
 def _rules() -> dict[str, str]:
     """The rules there are, which a file may tell of where the settings name another."""
     files = (conf() / "inner").glob("*.yaml")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from simudy.files import write_atomically
+from simudy.pictures import png_of
 
 
 def save_exposure_plot(path: Path, rows: Sequence[Mapping[str, Any]], *, floor: float) -> None:
@@ -31,6 +30,5 @@ def save_exposure_plot(path: Path, rows: Sequence[Mapping[str, Any]], *, floor: 
         axes.set_xticks(places, [str(row["image"]) for row in rows], rotation=90)
         axes.set_xlabel("image")
         axes.set_ylabel("PSNR of any attack, at most (dB)")
-        buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)
-    write_atomically(path, buffer.getvalue())
+        content = png_of(figure)
+    write_atomically(path, content)

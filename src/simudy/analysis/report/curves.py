@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from simudy.analysis.page import DARK, LIGHT
+from simudy.pictures import inline, png_of
 
 Row = Mapping[str, object]
 
@@ -27,11 +25,7 @@ def curves(history: Sequence[Row], highest_floor: float | None) -> dict[str, str
     if not _points(history, "objective"):
         return {}
     schemes = {"light": LIGHT, "dark": DARK}
-    return {
-        name: f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        for name, scheme in schemes.items()
-        if (png := _drawn(history, highest_floor, scheme))
-    }
+    return {name: inline(_drawn(history, highest_floor, s)) for name, s in schemes.items()}
 
 
 def _points(history: Iterable[Row], key: str) -> list[tuple[float, float]]:
@@ -54,14 +48,11 @@ def _drawn(
 ) -> bytes:
     taken = _points(history, "ssim_paper")
     figure = Figure(figsize=(10.4, 3.6), dpi=180, layout="constrained", facecolor="none")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if taken else 1, squeeze=False)[0]
     _draw_objective(panels[0], history, colours)
     if taken:
         _draw_ssim(panels[1], taken, highest_floor, colours)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _draw_objective(axes: Axes, history: Sequence[Row], colours: Mapping[str, str]) -> None:

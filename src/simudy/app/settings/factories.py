@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from simudy.app.processes import share
 from simudy.app.settings.check import check, locate, parameters
 from simudy.app.settings.instantiate import (
     build,
@@ -26,7 +25,7 @@ from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import fitting_gradient
 from simudy.attack.search import Outer, Search
-from simudy.dynamics.gradient import Gradient
+from simudy.dynamics.gradient import Gradient, Reverse, Sharded
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
 from simudy.dynamics.recipe import Recipe
@@ -68,7 +67,7 @@ def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Meth
         return made
     if "gradient" not in takes:
         raise SimudyError(f"{fields['_target_']} takes no gradient to share: leave parallel out")
-    shared_out: Any = share(made.gradient, cfg.parallel)
+    shared_out = Sharded(made.gradient or Reverse())
     return dataclasses.replace(cast(Any, made), gradient=shared_out)
 
 

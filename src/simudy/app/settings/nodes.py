@@ -93,17 +93,16 @@ def write_out_betas(cfg: DictConfig) -> None:
     """
     rule = OmegaConf.select(cfg, "inner")
     if isinstance(rule, DictConfig):
-        takes = _takes_pair(rule)
-        _write_out(rule, "inner", takes)
+        _write_out(rule, "inner", rule)
         if isinstance(guess := OmegaConf.select(cfg, "attack.inner"), DictConfig):
-            _write_out(guess, "attack.inner", _takes_pair(guess) if "_target_" in guess else takes)
+            _write_out(guess, "attack.inner", guess if "_target_" in guess else rule)
 
 
-def _write_out(node: DictConfig, where: str, takes: bool) -> None:
+def _write_out(node: DictConfig, where: str, rule: DictConfig) -> None:
     for key, value in list(node.items()):
         if isinstance(value, DictConfig):
-            _write_out(value, f"{where}.{key}", _takes_pair(value))
-    if not takes or "betas" not in node:
+            _write_out(value, f"{where}.{key}", value)
+    if "betas" not in node or not _takes_pair(rule):
         return
     with open_dict(node):
         betas = node.pop("betas")

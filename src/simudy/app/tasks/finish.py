@@ -15,6 +15,7 @@ from torch import Tensor
 
 from simudy.analysis.gallery import save_gallery
 from simudy.analysis.gallery_page import save_gallery_page
+from simudy.analysis.report.conclusion import highest_floor
 from simudy.analysis.report.document import save_report
 from simudy.analysis.score import Score, paper_ssim, score
 from simudy.analysis.verdicts import counts_of, verdicts_on
@@ -151,14 +152,11 @@ def _best(scored: Score | None, count: int) -> list[int]:
 
 def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
     if result.get("ssim_paper") is not None:
-        floor = max(
-            (value for value in (result.get("floor") or {}).values() if value is not None),
-            default=math.nan,
-        )
+        floor = highest_floor(result)
         words = "ssim_paper %.4f (highest floor %.4f), ssim %.4f, psnr %.1f dB, %.0f %% recovered"
         shown = (
             result["ssim_paper"],
-            floor,
+            math.nan if floor is None else floor,
             result.get("ssim") or 0.0,
             result.get("psnr") or 0.0,
             100 * (result.get("recovered") or 0.0),

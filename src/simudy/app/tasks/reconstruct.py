@@ -27,7 +27,7 @@ from simudy.app.tasks.precision import set_precision
 from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
 from simudy.app.translate import in_settings
-from simudy.attack.checkpoints.limits import limits
+from simudy.attack.checkpoints.limits import independent_numbers, limits
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
 from simudy.errors import SimudyError
@@ -47,7 +47,8 @@ def attack(
 ) -> None:
     """Reconstruct, and write the outcome to the run's directory."""
     evidence = evidence.to(device)
-    _, problem = _build_problem(cfg, evidence, labels, device)
+    numbers = independent_numbers(evidence)
+    _, problem = _build_problem(cfg, evidence, labels, device, numbers=numbers)
     set_precision(cfg.precision, problem)
     search = factories.new_search(cfg, problem)
     watch = Watch(folder, cfg.intervals, search.outer.iterations, tracker=tracker)
@@ -62,7 +63,8 @@ def attack(
     )
     history.save(folder.history, found.history)
     found, certified = decode(found, evidence, cfg) if cfg.outer.decode else (found, {})
-    facts = {**_facts(cfg, found, evidence, device), **certified}
+    limited = limits(evidence, n=len(found.images), numbers=numbers)
+    facts = {**_facts(cfg, found, evidence, device), "limits": limited, **certified}
     found.write_tensors(folder.reconstruction, facts)
 
 
@@ -82,9 +84,18 @@ def take_one_step(
 
 
 def _build_problem(
-    cfg: DictConfig, evidence: Evidence, labels: str | Tensor, device: torch.device
+    cfg: DictConfig,
+    evidence: Evidence,
+    labels: str | Tensor,
+    device: torch.device,
+    *,
+    numbers: int | None = None,
 ) -> tuple[Any, Problem]:
-    """The method, in a form that fits the device, and its problem; says what is about to happen."""
+    """The method, in a form that fits the device, and its problem; says what is about to happen.
+
+    Args:
+        numbers: see ``limits``.
+    """
     method = factories.method(cfg, evidence, labels=labels)
     problem = method.problem(evidence, seed=cfg.seed)
     n = len(problem.variables()["latent"])
@@ -94,7 +105,7 @@ def _build_problem(
     log.info(overview(evidence, problem, fits, device=device))
     for finding in evidence.notes.get("findings", ()):
         log.info("from the files: %s", in_settings(finding, cfg))
-    for reason in limits(evidence, n=n):
+    for reason in limits(evidence, n=n, numbers=numbers):
         log.info("what limits any attack: %s", in_settings(reason, cfg))
     return fits, problem
 
@@ -128,7 +139,6 @@ def _facts(
         / max(found.iterations, 1),
         "peak_memory_mb": round(_peak_memory(device), 1),
         "n": evidence.n or len(found.images),
-        "limits": limits(evidence, n=len(found.images)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": {
             "python": platform.python_version(),

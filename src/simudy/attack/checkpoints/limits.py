@@ -18,13 +18,16 @@ from simudy.attack.evidence import Evidence
 _COARSE = 0.01  # of the displacement's norm: beyond it rounding is worth a word
 
 
-def limits(evidence: Evidence, *, n: int | None = None) -> list[str]:
+def limits(evidence: Evidence, *, n: int | None = None, numbers: int | None = None) -> list[str]:
     """One sentence for each known reason, none where the weights should determine the images.
 
     Args:
         n: number of images. Default: what the evidence says.
+        numbers: what ``independent_numbers`` gave, a decomposition of every layer. Default: it is
+            asked.
     """
-    return [*_counted(evidence, n or evidence.n), *_rounding(evidence), *_norms(evidence)]
+    counted = _counted(evidence, n or evidence.n, numbers)
+    return [*counted, *_rounding(evidence), *_norms(evidence)]
 
 
 def independent_numbers(evidence: Evidence) -> int:
@@ -45,10 +48,11 @@ def rounding_share(evidence: Evidence) -> float:
     return math.sqrt(noise) / _norm(evidence)
 
 
-def _counted(evidence: Evidence, n: int | None) -> Iterator[str]:
+def _counted(evidence: Evidence, n: int | None, numbers: int | None) -> Iterator[str]:
     if n is None:
         return
-    known, unknown = independent_numbers(evidence), n * math.prod(evidence.shape)
+    known = independent_numbers(evidence) if numbers is None else numbers
+    unknown = n * math.prod(evidence.shape)
     if known < unknown:
         yield (
             f"the weights moved by {known:,} independent numbers and {n} images have {unknown:,} "

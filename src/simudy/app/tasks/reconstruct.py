@@ -63,8 +63,7 @@ def attack(
     )
     history.save(folder.history, found.history)
     found, certified = decode(found, evidence, cfg) if cfg.outer.decode else (found, {})
-    limited = limits(evidence, n=len(found.images), numbers=numbers)
-    facts = {**_facts(cfg, found, evidence, device), "limits": limited, **certified}
+    facts = {**_facts(cfg, found, evidence, device, numbers=numbers), **certified}
     found.write_tensors(folder.reconstruction, facts)
 
 
@@ -126,7 +125,12 @@ def require_scorable(evidence: Evidence) -> None:
 
 
 def _facts(
-    cfg: DictConfig, found: Reconstruction, evidence: Evidence, device: torch.device
+    cfg: DictConfig,
+    found: Reconstruction,
+    evidence: Evidence,
+    device: torch.device,
+    *,
+    numbers: int,
 ) -> dict[str, Any]:
     """The part of result.json that needs no secret."""
     return {
@@ -139,6 +143,7 @@ def _facts(
         / max(found.iterations, 1),
         "peak_memory_mb": round(_peak_memory(device), 1),
         "n": evidence.n or len(found.images),
+        "limits": limits(evidence, n=len(found.images), numbers=numbers),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": {
             "python": platform.python_version(),

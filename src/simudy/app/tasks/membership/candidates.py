@@ -15,33 +15,24 @@ from simudy.attack.evidence import Evidence
 from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import ImageSet, Normalisation, channels_first
-from simudy.victim.data.named import read_named
+from simudy.victim.data.named import Named, read_named
 from simudy.victim.data.npz import read_archive
 from simudy.victim.data.pixels import as_pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
-    """Images with what else is known of each.
+class Asked(Named):
+    """Images of which it may be known whether they were trained on.
 
     Attributes:
-        images: pixels ``(k, c, h, w)``.
-        names: as a person finds them again.
-        labels: ``(k,)``, or None where they are unknown.
         members: ``(k,)`` booleans, or None where nobody knows.
     """
 
-    images: Tensor
-    names: list[str]
-    labels: Tensor | None = None
     members: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, rows: Tensor) -> Named:
+    def take(self, rows: Tensor) -> Asked:
         """Those at ``rows``."""
-        names = [self.names[i] for i in rows.tolist()]
+        names = tuple(self.names[i] for i in rows.tolist())
         rest = {k: None if v is None else v[rows] for k, v in self._known().items()}
         return replace(self, images=self.images[rows], names=names, **rest)
 
@@ -53,24 +44,24 @@ class Named:
         return {"labels": self.labels, "members": self.members}
 
 
-def own(images: ImageSet, *, member: bool) -> Named:
+def own(images: ImageSet, *, member: bool) -> Asked:
     """Images of a secret, of which it is known whether they were trained on."""
     name = "member" if member else "held-out"
-    names = [f"{name} {i}" for i in range(len(images))]
-    return Named(images.images, names, images.labels, torch.full((len(images),), member))
+    names = tuple(f"{name} {i}" for i in range(len(images)))
+    return Asked(images.images, names, images.labels, torch.full((len(images),), member))
 
 
-def together(first: Named, second: Named) -> Named:
+def together(first: Asked, second: Asked) -> Asked:
     """Both, one after the other."""
     labels, members = (
         None if a is None or b is None else torch.cat([a, b])
         for a, b in ((first.labels, second.labels), (first.members, second.members))
     )
     images = torch.cat([first.images, second.images])
-    return Named(images, first.names + second.names, labels, members)
+    return Asked(images, first.names + second.names, labels, members)
 
 
-def load_named(cfg: DictConfig, key: str, held: Evidence) -> Named | None:
+def load_named(cfg: DictConfig, key: str, held: Evidence) -> Asked | None:
     """What ``membership.KEY`` names; None where it says nothing.
 
     Args:
@@ -91,16 +82,16 @@ def load_named(cfg: DictConfig, key: str, held: Evidence) -> Named | None:
     return _fitting(found, where, held)
 
 
-def _from_path(path: Path, where: str, size: int | None, held: Evidence) -> Named:
+def _from_path(path: Path, where: str, size: int | None, held: Evidence) -> Asked:
     if path.is_dir():
         found = read_named(path, where, channels=held.shape[0], size=size)
-        return Named(found.images, list(found.names))  # sub-folders need not be classes
+        return Asked(found.images, found.names)  # sub-folders need not be classes
     if not path.is_file():
         raise SimudyError(f"no file '{path}': set {where} to a folder or .npz file of images")
     arrays = read_archive(path, ("images",), optional=("labels", "members"))
     pixels = channels_first(as_pixels(arrays.pop("images")))
     known = {name: _of_each(array, name, len(pixels), path) for name, array in arrays.items()}
-    return Named(pixels, [str(i) for i in range(len(pixels))], **known)
+    return Asked(pixels, _numbers(len(pixels)), **known)
 
 
 def _of_each(array: np.ndarray, name: str, count: int, path: Path) -> Tensor:
@@ -114,11 +105,15 @@ def _of_each(array: np.ndarray, name: str, count: int, path: Path) -> Tensor:
     return torch.as_tensor(array).to(torch.int64 if name == "labels" else torch.bool)
 
 
-def _numbered(images: ImageSet) -> Named:
-    return Named(images.images, [str(i) for i in range(len(images))], images.labels)
+def _numbered(images: ImageSet) -> Asked:
+    return Asked(images.images, _numbers(len(images)), images.labels)
 
 
-def _fitting(found: Named, where: str, held: Evidence) -> Named:
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _fitting(found: Asked, where: str, held: Evidence) -> Asked:
     if not len(found):
         raise SimudyError(f"{where} holds no image: point it at some")
     if found.images.shape[1:] != held.shape:
@@ -136,7 +131,7 @@ def _fitting(found: Named, where: str, held: Evidence) -> Named:
     return found
 
 
-def require_apart(candidates: Named, reference: Named) -> None:
+def require_apart(candidates: Asked, reference: Asked) -> None:
     """A reference image among the candidates would be its own yardstick.
 
     Raises:

@@ -16,7 +16,7 @@ from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.app.tasks import prepare
 from simudy.app.tasks.membership.candidates import (
-    Named,
+    Asked,
     load_named,
     own,
     require_apart,
@@ -58,7 +58,7 @@ def membership(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     return found
 
 
-def _images(cfg: DictConfig, held: Evidence, secret: Secret | None) -> tuple[Named, Named]:
+def _images(cfg: DictConfig, held: Evidence, secret: Secret | None) -> tuple[Asked, Asked]:
     """Who is asked about, and against whom."""
     candidates = load_named(cfg, "candidates", held)
     reference = load_named(cfg, "reference", held)
@@ -79,7 +79,7 @@ def _images(cfg: DictConfig, held: Evidence, secret: Secret | None) -> tuple[Nam
     return candidates, reference
 
 
-def _halves(images: Named, seed: int) -> tuple[Named, Named]:
+def _halves(images: Asked, seed: int) -> tuple[Asked, Asked]:
     """At random, so that either is as likely as the other to hold any image."""
     first, second = _shuffled(len(images), seed).tensor_split(2)
     return images.take(first), images.take(second)
@@ -90,7 +90,7 @@ def _shuffled(count: int, seed: int) -> Tensor:
 
 
 def judge(
-    held: Evidence, candidates: Named, reference: Named, *, seed: int
+    held: Evidence, candidates: Asked, reference: Asked, *, seed: int
 ) -> tuple[dict[str, Any], dict[str, Scores]]:
     """What ``membership.json`` holds, and the scores by their names: ``row space``, and ``loss``
     where labels are known.
@@ -114,7 +114,7 @@ def judge(
     return {**found, **_asked(test, held), **_figures(candidates, scores)}, scores
 
 
-def _parted(reference: Named, seed: int) -> tuple[Named, Named]:
+def _parted(reference: Asked, seed: int) -> tuple[Asked, Asked]:
     """What fits the test, and what candidates are compared with."""
     if len(reference) < 2 * FITTED:
         raise SimudyError(
@@ -127,7 +127,7 @@ def _parted(reference: Named, seed: int) -> tuple[Named, Named]:
 
 
 def _scores(
-    test: RowSpaceTest, held: Evidence, candidates: Named, yardstick: Named
+    test: RowSpaceTest, held: Evidence, candidates: Asked, yardstick: Asked
 ) -> dict[str, Scores]:
     asked, known = candidates.normalised(held), yardstick.normalised(held)
     members = candidates.members
@@ -154,7 +154,7 @@ def _words(load: float | None) -> str:
     return "full" if load <= 1 else "partial" if load <= 10 else "weak"
 
 
-def _figures(candidates: Named, scores: dict[str, Scores]) -> dict[str, Any]:
+def _figures(candidates: Asked, scores: dict[str, Scores]) -> dict[str, Any]:
     """Over all candidates, and of each."""
     own_scores, known = scores["row space"], candidates.members is not None
     ps = {name: p_values(s.candidates, s.reference) for name, s in scores.items()}
@@ -173,7 +173,7 @@ def _figures(candidates: Named, scores: dict[str, Scores]) -> dict[str, Any]:
     }
 
 
-def _rows(candidates: Named, scores: Scores, ps: dict[str, Tensor]) -> list[dict[str, Any]]:
+def _rows(candidates: Asked, scores: Scores, ps: dict[str, Tensor]) -> list[dict[str, Any]]:
     count = len(candidates)
     truth = [None] * count if candidates.members is None else candidates.members.tolist()
     by_loss = ps["loss"].tolist() if "loss" in ps else [None] * count

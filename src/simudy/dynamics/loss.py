@@ -25,6 +25,10 @@ REMEDY = (
     "a simulated run must be the same every time: draw beforehand and pass the numbers in the "
     "batches; put dropout and its like in eval mode"
 )
+_BY_AUTOGRAD = (
+    "the loss takes a derivative by torch.autograd inside of itself, which another derivative goes "
+    "around: take it by torch.func (grad, vjp, jvp), of a function of what it is by"
+)
 # What torch says where a transform of torch.func meets what it does not know, and what to do.
 _EXPLAINED = {
     "random operation": f"the loss draws random numbers, but {REMEDY}",
@@ -38,6 +42,9 @@ _EXPLAINED = {
     "torch.where, or simulate one run at a time",
     "Cannot access data pointer": "the loss takes a tensor out of torch (numpy, tolist), which a "
     "derivative cannot follow: use operations of torch",
+    "requires_grad_()": _BY_AUTOGRAD,
+    "does not require grad": _BY_AUTOGRAD,
+    "have been used in the graph": _BY_AUTOGRAD,
     "setup_context": "the loss uses an autograd.Function without setup_context (as "
     "torch.utils.checkpoint does), which torch.func does not know: write it in operations of "
     "torch, or call the block itself and save memory by adjoint=Recompute()",
@@ -54,14 +61,31 @@ class ExactLoss:
     loss: Callable[[Params, Any], Any]
 
     def __call__(self, params: Params, batch: Any) -> Any:
-        try:
-            with exact_operations():
-                return self.loss(params, batch)
-        except RuntimeError as error:
-            line = next((line for words, line in _EXPLAINED.items() if words in str(error)), None)
-            if line is None:
-                raise
-            raise SimudyError(line) from error
+        with explained("the loss"), exact_operations():
+            return self.loss(params, batch)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """What torch says of a function that it cannot differentiate, in one line with the remedy.
+
+    Args:
+        what: the name of the function.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        line = next((line for words, line in _EXPLAINED.items() if words in str(error)), None)
+        if line is None:
+            raise
+        raise SimudyError(line.replace("the loss", what, 1)) from error
+
+
+def as_written(loss: Any) -> Any:
+    """A loss that ``torch.compile`` made, before it did: it cannot follow our derivatives, and
+    would run it as it is, or fail.
+    """
+    return getattr(loss, "_torchdynamo_orig_callable", loss)
 
 
 def check_same(loss: ExactLoss, params: Params, batch: Any) -> None:

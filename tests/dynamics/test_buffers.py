@@ -243,12 +243,13 @@ class Bare(nn.Module):
             self.register_buffer(name, torch.ones(4))
 
     def forward(self, x: Tensor) -> Tensor:
+        own: Any = self
         hidden = self.first(x)
         for momentum in (0.1, 0.3):
             hidden = F.batch_norm(
-                hidden.tanh(), self.mean, self.square, None, None, self.training, momentum
+                hidden.tanh(), own.mean, own.square, None, None, self.training, momentum
             )
-        hidden = F.instance_norm(hidden, self.other, self.another, momentum=0.2)
+        hidden = F.instance_norm(hidden, own.other, own.another, momentum=0.2)
         return self.last(hidden.flatten(1))
 
 
@@ -256,8 +257,9 @@ class Own(nn.BatchNorm2d):
     """As timm has it: a norm with a forward of its own."""
 
     def forward(self, input: Tensor) -> Tensor:
-        self.num_batches_tracked.add_(1)
-        statistics = self.running_mean, self.running_var, self.weight, self.bias
+        own: Any = self
+        own.num_batches_tracked.add_(1)
+        statistics = own.running_mean, own.running_var, own.weight, own.bias
         return F.batch_norm(input, *statistics, self.training, 0.1, self.eps).tanh()
 
 
@@ -288,9 +290,10 @@ class Centring(nn.Linear):
         self.register_buffer("centre", torch.zeros(4))
 
     def forward(self, input: Tensor) -> Tensor:
+        own: Any = self
         if self.training:
-            self.centre.mul_(0.9).add_(input.detach().mean(0), alpha=0.1)
-        return super().forward(input - self.centre)
+            own.centre.mul_(0.9).add_(input.detach().mean(0), alpha=0.1)
+        return super().forward(input - own.centre)
 
 
 def test_a_module_that_reads_what_it_writes_is_refused_and_in_eval_mode_exact():
@@ -310,11 +313,12 @@ def test_a_module_that_reads_what_it_writes_is_refused_and_in_eval_mode_exact():
 def test_buffers_of_another_model_are_refused():
     model, data = StatelessModel(convolutional()), [(x, LABELS) for x in images(2)]
     given, odd = model.buffers, torch.ones(7)
-    for buffers, message in (
+    wrong: list[Any] = [
         ({k: b for k, b in given.items() if k != "2.running_mean"}, "'2.running_mean' are missing"),
         ({**given, "2.running_var": odd}, r"have shape \(7,\), not \(4,\)"),
         ({**given, "13.running_mean": torch.ones(5)}, "do not move in this run"),
-        (None or iter(given), "are missing"),
-    ):
+        (iter(given), "are missing"),
+    ]
+    for buffers, message in wrong:
         with pytest.raises(SimudyError, match=message):
             simulate(model.loss, model.params, data, SGD(), buffers=buffers)

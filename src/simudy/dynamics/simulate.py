@@ -192,7 +192,7 @@ class TrainingStep:
 
 def _mover(loss: Any, buffers: Params) -> Callable[[Params, Any, Params], Params]:
     """How the buffers of a loss move."""
-    owner = getattr(loss, "__self__", None)
+    owner: Any = getattr(loss, "__self__", None)
     if (move := getattr(owner, "moved_buffers", None)) is None:
         raise SimudyError(
             "buffers are those of a StatelessModel, and this loss is none's: give its model.loss, "

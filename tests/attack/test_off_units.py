@@ -181,7 +181,7 @@ def test_refusals(make, recipe, message):
 
 def test_images_that_rounding_hides_or_that_depend_on_each_other_are_refused():
     evidence, truth = trained(Recipe(SGD(lr=1e-3), epochs=3), dtype=torch.float32)
-    with pytest.raises(SimudyError, match=r"rounding hides \d+ of 12 images"):
+    with pytest.raises(SimudyError, match=r"rounding or noise hides \d+ of 12 images"):
         decode_off_units(evidence, truth, precision=torch.bfloat16)
     twice = truth.clone()
     twice[1] = twice[0]

@@ -7,6 +7,7 @@ weight decay did is taken out. D_ij is zero where image i never fires unit j.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -111,7 +112,7 @@ def _require_relu(evidence: Evidence, weight: str, bias: str) -> None:
 
 def _require_visible(values: Tensor, noise: float) -> None:
     if hidden := int((values <= noise).sum()):
-        raise _refusal(f"the weights' rounding hides {hidden} of {len(values)} images")
+        raise _refusal(f"rounding or noise hides {hidden} of {len(values)} images")
 
 
 def _require_one_rule(evidence: Evidence, weight: str, bias: str) -> None:
@@ -134,11 +135,12 @@ def _end(evidence: Evidence, size: float) -> Params:
 
 
 def _noise(evidence: Evidence, weight: str, precision: torch.dtype | None) -> float:
-    """Of one entry of ΔW1: every step rounds the weights."""
+    """Of one entry of ΔW1: every step rounds the weights, and noise may have been added."""
     w, steps = evidence.initial[weight], evidence.recipe.steps(evidence.n or 1)
     known = getattr(torch, evidence.precision) if evidence.precision else w.dtype
     size = float(w.square().mean().sqrt())
-    return _ROUNDING * torch.finfo(precision or known).eps * size * steps**0.5
+    rounding = _ROUNDING * torch.finfo(precision or known).eps * size * steps**0.5
+    return math.hypot(rounding, evidence.hidden.get(weight, 0.0))
 
 
 def _refusal(reason: str) -> SimudyError:

@@ -64,7 +64,7 @@ def measure(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     if secret is None:
         raise SimudyError(
             "task=exposure is an owner's: it needs the images that the weights were trained on, so "
-            "train the victim here, or set evidence.truth, or evidence.folder to a run with a secret"
+            "train the victim here, set evidence.truth, or evidence.folder to a run with a secret"
         )
     path = folder.exposure
     rows = _begun(path, config_hash(cfg))

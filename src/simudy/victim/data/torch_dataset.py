@@ -60,11 +60,26 @@ def picture(image: Any) -> Tensor:
 
 
 def labels_of(dataset: Any) -> Tensor:
-    """(m,) int64. `targets` precede a target transform, so they count only where there is none."""
+    """(m,) int64. SimudyError where they are no classes."""
+    targets = targets_of(dataset)
+    if targets.is_floating_point() or targets.ndim != 1:
+        raise SimudyError(
+            f"labels of the dataset are {str(targets.dtype).removeprefix('torch.')} "
+            f"{tuple(targets.shape)}: give one class number per image"
+        )
+    return targets
+
+
+def targets_of(dataset: Any) -> Tensor:
+    """(m,) int64 classes, or real targets (m, …). `targets` precede a target transform, so they
+    count only where there is none.
+    """
     targets = getattr(dataset, "targets", None)
     if targets is None or getattr(dataset, "target_transform", None) is not None:
-        targets = [int(dataset[i][1]) for i in range(len(dataset))]
-    return torch.as_tensor(targets, dtype=torch.int64)
+        targets = [torch.as_tensor(dataset[i][1]) for i in range(len(dataset))]
+        targets = torch.stack(targets) if targets else torch.empty(0, dtype=torch.int64)
+    targets = torch.as_tensor(targets)
+    return targets.float() if targets.is_floating_point() else targets.long()
 
 
 def names_of(dataset: Any, labels: Tensor) -> tuple[str, ...]:

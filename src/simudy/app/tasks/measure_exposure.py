@@ -63,11 +63,13 @@ def measure(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
         folder.claim(cfg)
     cfg = own
     device = factories.device(cfg.device)
-    held, secret = prepare.prepare_evidence(cfg, folder, device), prepare.load_secret(cfg, folder)
+    held = prepare.prepare_evidence(cfg, folder, device)
+    prepare.lay_down_truth(cfg, folder, held)
+    secret = prepare.load_secret(cfg, folder)
     if secret is None:
         raise SimudyError(
             "task=exposure is an owner's: it needs the images that the weights were trained on, so "
-            "train the victim here, or set evidence.folder to a run's whose secret lies beside it"
+            "train the victim here, set evidence.truth, or evidence.folder to a run with a secret"
         )
     path = folder.exposure
     rows = _begun(path, config_hash(cfg))
@@ -109,7 +111,13 @@ def _linearised(cfg: DictConfig, held: Evidence, secret: Secret) -> tuple[Linear
     initial, final = (
         {k: v.to(wide) for k, v in weights.items()} for weights in (held.initial, held.final)
     )
-    images, labels = secret.normalised()[0].to(like.device, wide), secret.victim.labels
+    images, labels = secret.normalised()[0].to(like.device, wide), secret.true_targets
+    if labels is None:
+        raise SimudyError(
+            "task=exposure needs what the images were trained towards: give evidence.truth their "
+            "classes as sub-folders, or an .npz file with labels (whole or real)"
+        )
+    labels = labels.to(wide) if labels.is_floating_point() else labels
     run = LinearisedRun(
         model.loss,
         initial,

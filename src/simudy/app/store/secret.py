@@ -31,6 +31,7 @@ class Facts(_Required, total=False):
     """``secret.json``."""
 
     names: list[str]
+    alphabet: str
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Secret:
         victim, heldout: the true images, and others.
         normalisation: as the network sees them.
         names: of the true images, where they have some.
+        alphabet: what an image's columns stand for, where it is a text of one-hot rows.
     """
 
     victim: ImageSet
     heldout: ImageSet
     normalisation: Normalisation
     names: tuple[str, ...] = ()
+    alphabet: str = ""
 
     @property
     def labelled(self) -> bool:
@@ -61,6 +64,7 @@ class Secret:
             "mean": self.normalisation.mean,
             "std": self.normalisation.std,
             "names": self.names,
+            "alphabet": self.alphabet,
         }
         write_json(folder / "secret.json", facts)
 
@@ -81,7 +85,10 @@ class Secret:
         if names and len(names) != len(victim):
             raise SimudyError(f"{folder} is damaged (names and images do not fit): {REMEDY}")
         normalisation = Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
-        return cls(victim, heldout, normalisation, names)
+        alphabet = facts.get("alphabet", "")
+        if alphabet and len(alphabet) != victim.images.shape[3]:
+            raise SimudyError(f"{folder} is damaged (alphabet and images do not fit): {REMEDY}")
+        return cls(victim, heldout, normalisation, names, alphabet)
 
     def normalised(self) -> tuple[Tensor, Tensor]:
         """The true and the held-out images as the network sees them."""

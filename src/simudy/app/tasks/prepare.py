@@ -33,7 +33,7 @@ from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import Splits
 from simudy.victim.pretrain import Pretraining, pretrain
-from simudy.victim.publish import Publication, without_noise
+from simudy.victim.publish import Publication, both, noise_of_run, without_noise
 from simudy.victim.train import train
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evide
         normalisation.mean,
         normalisation.std,
         precision=shown.precision,
-        hidden=shown.hidden,
+        hidden=both(shown.hidden, noise_of_run(run, model.params, len(victim))),
         checkpoints=tuple(map(Checkpoint, keep, kept)),
     )
 

@@ -31,6 +31,10 @@ def _tile(name: str, value: str, note: str) -> Tile:
 
 
 def _score(result: Mapping[str, Any]) -> Tile:
+    if tokens := result.get("tokens"):
+        best = max(value or 0.0 for value in tokens["floor"].values())
+        note = "the floor: the best of held-out sentences and the most frequent token"
+        return _tile("tokens right beside their floor", f"{tokens['right']:.3f} / {best:.3f}", note)
     score, floor = result.get("ssim_paper"), highest_floor(result)
     if score is None or floor is None:
         return _tile("SSIM beside its floor", "not known", "there are no true images here")

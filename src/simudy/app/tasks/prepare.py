@@ -89,7 +89,8 @@ def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
         )
     splits: Splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed)
     evidence = train_victim(cfg, splits, device)
-    _save_complete(folder.secret, Secret(splits.victim, splits.heldout, splits.normalisation).save)
+    parts = (splits.victim, splits.heldout, splits.normalisation)
+    _save_complete(folder.secret, Secret(*parts, alphabet=splits.alphabet).save)
     _save_complete(folder.evidence, evidence.save)
 
 

@@ -55,14 +55,30 @@ def fill(recipe: Recipe, module: nn.Module, files: Files) -> tuple[Recipe, list[
     for part in (_length, _scheduler):
         recipe, said = part(recipe, files)
         lines += said
-    return recipe, lines
+    return recipe, [*lines, *_assumed(recipe, files)]
+
+
+def _assumed(recipe: Recipe, files: Files) -> Iterator[str]:
+    """What neither a person nor the files tell, and how many epochs trainers counted: as some count
+    from 0, that is no proof.
+    """
+    rule = type(recipe.optimizer).__name__
+    if "inner.lr" not in files.typed and not _optimizers(files) and hasattr(recipe.optimizer, "lr"):
+        yield f"nobody told {rule}(lr={recipe.optimizer.lr}): assumed"  # type: ignore
+    told = dict(_counts(recipe, files)) or next(saved_schedulers(files.final), None)
+    if "recipe.epochs" in files.typed or told or not (isinstance(recipe.order, str | None)):
+        return
+    epochs = [one.get("epoch") for one in (files.initial, files.final) if isinstance(one, Mapping)]
+    counted = [str(e) for e in epochs if isinstance(e, int)]
+    hint = f" (the files' epoch: {' and '.join(counted)})" if counted else ""
+    yield f"nobody told Recipe(epochs={recipe.epochs}): assumed{hint}"
 
 
 # --- the rule
 
 
 def _rule(recipe: Recipe, module: nn.Module, files: Files) -> tuple[Rule, list[str]]:
-    held = [*saved_optimizers(files.initial), *saved_optimizers(files.final)]
+    held = _optimizers(files)
     ours = recipe.optimizer
     if not held or not isinstance(ours, PerTensor):
         return ours, []
@@ -80,6 +96,10 @@ def _rule(recipe: Recipe, module: nn.Module, files: Files) -> tuple[Rule, list[s
     for name in sorted(typed):
         _require_typed(found, name, getattr(ours, name))
     return found, [f"the optimizer was {_shown(found)}"]
+
+
+def _optimizers(files: Files) -> list[Mapping[str, Any]]:
+    return [*saved_optimizers(files.initial), *saved_optimizers(files.final)]
 
 
 def _is_of(rule: Rule, saved: Mapping[str, Any]) -> bool:

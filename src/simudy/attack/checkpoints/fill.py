@@ -127,14 +127,14 @@ def _members(rule: Rule) -> list[Rule]:
 
 
 def _shown(rule: Rule) -> str:
-    """``SGD(lr=0.1, momentum=0.9)``: what differs from the rule's defaults."""
+    """``SGD with lr 0.1, momentum 0.9``: what differs from the rule's defaults."""
     return " and ".join(map(_one_shown, _members(rule)))
 
 
 def _one_shown(rule: Rule) -> str:
     held = [(f, getattr(rule, f.name)) for f in dataclasses.fields(rule)]  # type: ignore[arg-type]
-    words = [f"{f.name}={v}" for f, v in held if f.name == "lr" or v != f.default]
-    return f"{type(rule).__name__}({', '.join(words)})"
+    words = [f"{f.name} {v}" for f, v in held if f.name == "lr" or v != f.default]
+    return f"{type(rule).__name__} with {', '.join(words)}"
 
 
 # --- the length

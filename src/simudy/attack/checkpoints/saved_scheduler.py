@@ -68,11 +68,11 @@ def rates_of(scheduler: Scheduler, *, base: float, count: int) -> list[float]:
 
 
 def told(scheduler: Scheduler) -> str:
-    """``StepLR(gamma=0.5, step_size=2)``."""
+    """``StepLR with gamma 0.5, step_size 2``."""
     if not isinstance(scheduler, partial):
         return str(getattr(scheduler, "__name__", scheduler))
-    options = ", ".join(f"{key}={value}" for key, value in scheduler.keywords.items())
-    return f"{scheduler.func.__name__}({options})"  # type: ignore[attr-defined]
+    options = ", ".join(f"{key} {value}" for key, value in scheduler.keywords.items())
+    return f"{scheduler.func.__name__} with {options}"  # type: ignore[attr-defined]
 
 
 def written_out(recipe: Recipe, n: int | None) -> Recipe:

@@ -10,6 +10,7 @@ from torch import nn
 
 from simudy.attack.checkpoints.saved_optimizer import (
     class_names,
+    cycles_momentum,
     rule_of,
     saved_optimizers,
     steps_of,
@@ -93,7 +94,8 @@ def _rule(recipe: Recipe, module: nn.Module, files: Files) -> tuple[Rule, list[s
         for f in dataclasses.fields(ours)  # type: ignore[arg-type]
         if f"inner.{f.name}" in files.typed
     }
-    for name in sorted(typed):
+    cycled = {"momentum", "beta1"} if cycles_momentum(saved["param_groups"][0]) else set()
+    for name in sorted(typed - cycled):
         _require_typed(found, name, getattr(ours, name))
     return found, [f"the optimizer was {_shown(found)}"]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def train(module, optimizer, *, epochs=4, scheduler=None, after=lambda: None) ->
 
 def landed(cli, net, *words: str) -> str:
     """What the command says, once the true images have landed on the weights."""
+    shutil.rmtree("run", ignore_errors=True)
     outcome = cli(*WORDS, *words, tiny=False)
     assert outcome.code == 0, outcome.err
     evidence = Evidence.load("run/evidence", net())
@@ -209,3 +211,18 @@ def test_rows_of_a_table_are_refused_before_the_search(cli, net):
     words = [w.replace("[1,8,8]", "[30]") for w in WORDS]
     error = cli(*words, "evidence.initial=a.pt", "evidence.final=b.pt", tiny=False).error
     assert "rows of a table and volumes are reconstructed from Python" in error
+
+
+def test_one_cycle_writes_into_the_groups_and_hides_no_class(cli, net):
+    """Beside the rate it moves the momentum: the saved one is not the script's."""
+    module = net()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=4)
+    torch.save(state(module), "a.pt")
+    train(module, optimizer, scheduler=scheduler)
+    torch.save({"model": state(module), "optimizer": optimizer.state_dict()}, "b.pt")
+    how = "recipe.scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "recipe.epochs=4"
+    options = "+recipe.scheduler.max_lr=0.1", "+recipe.scheduler.total_steps=4"
+    ends = "evidence.initial=a.pt", "evidence.final=b.pt"
+    landed(cli, net, *ends, *how, *options)
+    landed(cli, net, *ends, *how, *options, "inner.momentum=0.9")

@@ -118,7 +118,7 @@ class VictimConfig:
 class DummyConfig:
     """What the outer loop moves (see ``simudy.attack.dummy``)."""
 
-    images: str = limited("auto", Literal["auto", "pixels", "frequencies", "span"])
+    images: str = limited("auto", Literal["auto", "pixels", "frequencies", "span", "tokens"])
     decay: float = number(1.5, NOT_NEGATIVE)
     start: Any = None
     labels: Any = "balanced"
@@ -277,6 +277,11 @@ def resolve(
     """
     cfg = resolve_targets(cfg, overrides, hydra)
     refuse_unknown(cfg, OmegaConf.structured(Config))
+    if cfg.get("parallel") == "steps":
+        raise SimudyError(
+            "parallel=steps is not there yet: steps depend on each other until iterates between "
+            "them are variables of their own; set parallel=images"
+        )
     check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
     missing = sorted(

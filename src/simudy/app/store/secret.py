@@ -32,6 +32,7 @@ class Facts(_Required, total=False):
     """``secret.json``."""
 
     names: list[str]
+    alphabet: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Secret:
         names: of the true images, where they have some.
         targets: what the loss compared with ``(n, …)``, where it was no class: real numbers,
             probabilities, several classes at once.
+        alphabet: what an image's columns stand for, where it is a text of one-hot rows.
     """
 
     victim: ImageSet
@@ -51,6 +53,7 @@ class Secret:
     normalisation: Normalisation
     names: tuple[str, ...] = ()
     targets: Tensor | None = None
+    alphabet: str = ""
 
     @property
     def true_targets(self) -> Tensor | None:
@@ -72,6 +75,7 @@ class Secret:
             "mean": self.normalisation.mean,
             "std": self.normalisation.std,
             "names": self.names,
+            "alphabet": self.alphabet,
         }
         write_json(folder / "secret.json", facts)
 
@@ -92,9 +96,12 @@ class Secret:
         if names and len(names) != len(victim):
             raise SimudyError(f"{folder} is damaged (names and images do not fit): {REMEDY}")
         normalisation = Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
+        alphabet = facts.get("alphabet", "")
+        if alphabet and len(alphabet) != victim.images.shape[3]:
+            raise SimudyError(f"{folder} is damaged (alphabet and images do not fit): {REMEDY}")
         if (targets := tensors.get(TARGETS)) is not None and len(targets) != len(victim):
             raise SimudyError(f"{folder} is damaged (targets and images do not fit): {REMEDY}")
-        return cls(victim, heldout, normalisation, names, targets)
+        return cls(victim, heldout, normalisation, names, targets, alphabet)
 
     def normalised(self) -> tuple[Tensor, Tensor]:
         """The true and the held-out images as the network sees them."""

@@ -19,6 +19,7 @@ from simudy.app.settings.fingerprint import config_hash
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.app.tasks import prepare
+from simudy.app.tasks.run import beside_a_run, report_anew
 from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.tree import Params
@@ -51,12 +52,16 @@ class _Begun(TypedDict, total=False):
 
 
 def measure(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
-    """Write ``exposure.json`` and ``exposure.png``; what was measured already is not again.
+    """Write ``exposure.json`` and ``exposure.png``; what was measured already is not again. Beside
+    an earlier run it measures that one's evidence, by its own settings, and leaves its result.
 
     Raises:
         SimudyError: the images are not known.
     """
-    folder.claim(cfg)
+    own, alone = beside_a_run(cfg, folder)
+    if alone:
+        folder.claim(cfg)
+    cfg = own
     device = factories.device(cfg.device)
     held = prepare.prepare_evidence(cfg, folder, device)
     prepare.lay_down_truth(cfg, folder, held)
@@ -72,8 +77,10 @@ def measure(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     found = _report(cfg, held, rows)
     write_json(path, {**found, "status": "finished"})
     save_exposure_plot(folder.root / "exposure.png", found["images"], floor=found["psnr_floor"])
-    write_json(folder.result, {"status": "finished", **_headline(found)})
+    if alone:
+        write_json(folder.result, {"status": "finished", **_headline(found)})
     _tell(found)
+    report_anew(cfg, folder)
     return found
 
 

@@ -57,8 +57,8 @@ class Simudy(Method):
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
         term: what else is believed of images, a function of normalised ones. Default: nothing.
-        images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, or ``auto``:
-            what fits (see ``coordinates``).
+        images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, ``tokens``
+            where images are texts, or ``auto``: what fits (see ``coordinates``).
         decay: of the expected amplitude with frequency.
         labels, noise, start, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.

@@ -76,6 +76,9 @@ class Simudy(Method):
             iterations in ten stages. A network far from linear is chaotic to a derivative, and less
             so rounded off; in return even the true images do not land quite. Gates are frozen: the
             whole second derivative led nowhere from noise. Default: sharp, as the victim.
+        focus_after: from this fraction of the iterations on, compare the first layer's displacement
+            within the column space of the real one only (see ``FirstLayer``). Needs
+            ``images="span"``.
         adjoint, gradient: how the run is differentiated. Default: every step kept, by
             ``fitting_gradient``.
     """

@@ -4,8 +4,8 @@ told and kept: SSIM of the attack, AUC of membership, the bound on PSNR and test
 python benchmarks/defences.py --data DATA [--out runs/defences] [--only none noise_1 …]
 
 A small MLP that has learnt from 8,000 images, fine-tuned on 20 of 16×16 (as it is: no new head, so
-that there is an accuracy to lose). Each figure is a run of `simudy` in a directory of its own: what
-is finished is not run again. Writes defences.json and defences.png beside them.
+that there is an accuracy to lose). Each figure is a run of `simudy` in a directory of its own, and
+a row that is in defences.json is not measured again. Writes that and defences.png beside them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ PRIVATE = (
     "+inner.rule.lr=0.1",
     "+inner.samples=20",
     "recipe.batch_size=1",
+    "recipe.epochs=10",
+    "outer.iterations=40",
 )
 AVERAGED = ("inner._target_=simudy.dynamics.optim.Averaged", *AROUND_SGD, "+inner.decay=null")
 ATTACK = ("outer.iterations=60",)
@@ -119,10 +121,13 @@ def main() -> None:
     parser.add_argument("--out", default="runs/defences")
     parser.add_argument("--only", nargs="*", default=list(DEFENCES))
     args = parser.parse_args()
-    found: dict[str, dict[str, Any]] = {}
+    path = Path(args.out, "defences.json")
+    found: dict[str, dict[str, Any]] = read(path) if path.exists() else {}
     for name in args.only:
-        found[name] = figures(name, args)
-        Path(args.out, "defences.json").write_text(json.dumps(found, indent=2))
+        if name not in found:
+            found[name] = figures(name, args)
+            path.write_text(json.dumps(found, indent=2))
+    found = {name: found[name] for name in DEFENCES if name in found}
     head = ["defence", "ssim_paper", "floor", "psnr", "psnr_bound", "auc", "accuracy"]
     rows = [[name, *(f"{row[key]:.3f}" for key in head[1:])] for name, row in found.items()]
     print(measure.markdown(head, rows))

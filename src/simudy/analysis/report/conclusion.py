@@ -185,7 +185,7 @@ def _blind(result: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> tu
 
 _ADVICE = {
     LEAKS: [
-        "Treat the images listed above as disclosed to whoever holds these weights.",
+        "Treat what is named above as disclosed to whoever holds these weights.",
         "Do not publish weights from before and after a training run together: no checkpoints in "
         "between, no difference of weights, no update of a single client.",
         "Train on more images a run, or with clipped and noised gradients (DP-SGD), and run this "

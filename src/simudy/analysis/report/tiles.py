@@ -75,16 +75,16 @@ def _exposure(found: Mapping[str, Any] | None) -> Tile:
         return _tile(name, "cannot say", "the linearised run is unlike the real one (bias)")
     first, determined = rows[0], images_determined(found)
     if not determined:
-        return _tile(name, "nothing", f"{_asked(found)}: the weights say nothing of them")
+        return _tile(
+            name, "nothing", f"the weights say nothing of any image, of {len(rows)}{_so_far(found)}"
+        )
     note = (
-        f"of {_asked(found)} the weights determine something; most of image {first['image']}: "
-        f"{100 * first['share']:.0f} % of its directions, PSNR ≤ {first['psnr_bound']:.0f} dB "
-        f"({floor:.0f} dB from no weights)"
+        f"images told of{_so_far(found)}; most of {first['image']}: {100 * first['share']:.0f} % "
+        f"of it, PSNR ≤ {first['psnr_bound']:.0f} dB (no weights: {floor:.0f})"
     )
     return _tile(name, f"{determined} of {len(rows)}", note)
 
 
-def _asked(found: Mapping[str, Any]) -> str:
-    """How many images were measured, and whether these are all that were to be."""
-    count, partial = len(found["images"]), found.get("status") != "finished"
-    return f"{count} images measured" + (" so far" if partial else "")
+def _so_far(found: Mapping[str, Any]) -> str:
+    """A word of warning where not all images are measured yet."""
+    return "" if found.get("status") == "finished" else " so far"

@@ -27,6 +27,7 @@ from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import fitting_gradient
 from simudy.attack.search import Outer, Search
+from simudy.dynamics.augment import Augment
 from simudy.dynamics.gradient import Gradient, Reverse, Sharded
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
@@ -182,8 +183,25 @@ def recipe(cfg: DictConfig) -> Recipe:
 
 def _parts(said: dict[str, Any], where: str) -> dict[str, Any]:
     """The fields of a recipe, with those that are more than numbers made."""
-    makers = {"schedule": _schedule, "scheduler": _scheduler, "order": load_order}
+    makers = {
+        "schedule": _schedule,
+        "scheduler": _scheduler,
+        "order": load_order,
+        "augment": _augment,
+    }
     return {k: makers[k](v, f"{where}.{k}") if k in makers else v for k, v in said.items()}
+
+
+def _augment(said: Any, where: str) -> Any:
+    if not said or all(value is None for value in said.values()):
+        return None
+    target = locate(said["_target_"], where)
+    if not (isinstance(target, type) and issubclass(target, Augment)):
+        raise SimudyError(
+            f"{where}._target_={said['_target_']} is saved with the evidence, so make it a "
+            "dataclass derived from simudy.Augment"
+        )
+    return build(said, where)
 
 
 def _scheduler(said: Any, where: str) -> Any:

@@ -87,7 +87,7 @@ def test_the_writer_does_not_look_ahead():
 
 
 def test_the_writer_refuses_pictures():
-    with pytest.raises(SimudyError, match="data=sentences"):
+    with pytest.raises(SimudyError, match="as Sentences makes them"):
         Writer((3, 8, 8), 10)
     with pytest.raises(SimudyError, match="set Writer"):
         Writer(width=9, heads=2)

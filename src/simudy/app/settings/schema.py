@@ -79,6 +79,8 @@ class RecipeConfig:
     seed: int | None = number(None, SEED)  # of the order; null: the run's seed
     drop_last: bool = False
     accumulate: int = number(1, COUNT)  # batches per step of the optimizer
+    # changes each batch, as it did in the run: a simudy.Augment, with a _target_
+    augment: Any = field(default=None, metadata=NODE)
     loss: Any = field(
         default=None, metadata=NODE
     )  # of torch.nn, with a _target_; without one cross-entropy

@@ -75,6 +75,8 @@ def read(cfg: DictConfig, folder: Path) -> Evidence:
     locate(
         fields_of(cfg.inner, "inner")["_target_"], "inner"
     )  # a rule of one's own, which the file may name then
+    if cfg.recipe.augment and cfg.recipe.augment.get("_target_"):
+        locate(cfg.recipe.augment["_target_"], "recipe.augment")
     return Evidence.load(folder, module)
 
 

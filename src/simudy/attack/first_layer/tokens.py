@@ -33,8 +33,8 @@ def tokens_read(evidence: Evidence) -> Tensor:
     start = evidence.initial.get(EMBEDDING)
     if start is None or start.dim() != 2 or len(start) != evidence.shape[-1]:
         raise SimudyError(
-            f"dummy.images=tokens wants a parameter {EMBEDDING!r} of {evidence.shape[-1]} rows, "
-            "one a token: name the model's so, or set dummy.images=pixels"
+            f"Method(images='tokens') wants a parameter {EMBEDDING!r} of {evidence.shape[-1]} "
+            "rows, one a token: name the model's so, or set Method(images='pixels')"
         )
     if evidence.published != start.dtype or evidence.hidden or not _tells(evidence.recipe):
         return torch.ones(len(start), dtype=torch.bool)

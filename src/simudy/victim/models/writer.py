@@ -49,7 +49,7 @@ class Writer(nn.Module):
         if channels != 1 or classes != 2:
             raise SimudyError(
                 f"Writer takes texts of shape (1, t, v) in 2 classes, not {tuple(shape)} in "
-                f"{classes}: set data=sentences"
+                f"{classes}: give texts, as Sentences makes them"
             )
         if width % heads:
             raise SimudyError(

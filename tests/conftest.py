@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ torch.set_num_threads(1)
 
 TINY = ("data.n=4", "data.size=8", "model.width=16", "recipe.epochs=3", "outer.iterations=4")
 CIFAR = Path(__file__).parents[2] / "shared" / "data"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def train_victim(
@@ -29,6 +31,17 @@ def train_victim(
     with torch.no_grad():
         final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
     return Evidence(model, model.params, final, recipe, tuple(images.shape[1:]), classes, n)
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the benchmarks, whose scripts are importable."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the peers' deprecations
+        yield BENCHMARKS
+    for script in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(script.stem, None)
 
 
 @pytest.fixture

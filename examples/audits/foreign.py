@@ -5,7 +5,8 @@
     simudy evidence.initial=… …            # that command
 
 Nothing here imports simudy. Each function trains on eight small pictures, saves what its script
-would save, and returns the words that tell simudy about it.
+would save, and returns the words that tell simudy about it. Beside the weights lie the pictures it
+trained on, and others: the attack never sees them, the score does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from skimage.data import astronaut, coffee
@@ -292,6 +294,9 @@ def audit(name: str, folder: Path) -> Words:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     told = SITUATIONS[name](folder)
+    for kind, (pictures, labels) in {"truth": images(), "heldout": heldout()}.items():
+        known = {} if name == "regression" else {"labels": labels}
+        np.savez(folder / f"{kind}.npz", images=pictures * STD + MEAN, **known)
     return list(_command(name, folder, told))
 
 
@@ -300,6 +305,7 @@ def _command(name: str, folder: Path, told: Words) -> Iterator[str]:
     yield from (f"evidence.initial={folder / ends[0]}", f"evidence.final={folder / ends[1]}")
     yield from (f"evidence.mean=[{MEAN}]", f"evidence.std=[{STD}]")
     yield from (f"evidence.shape=[1,{SIZE},{SIZE}]", f"evidence.n={N}")
+    yield from (f"evidence.{kind}={folder / kind}.npz" for kind in ("truth", "heldout"))
     keys = {word.partition("=")[0] for word in told}
     yield from ["evidence.classes=2"] if "evidence.classes" not in keys else []
     if name not in SAVED:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.dynamics.adjoint import Direct as Direct
     from simudy.dynamics.adjoint import Recompute as Recompute
     from simudy.dynamics.adjoint import Truncated as Truncated
+    from simudy.dynamics.augment import Augment as Augment
     from simudy.dynamics.gradient.factored import Factored as Factored
     from simudy.dynamics.gradient.first_order import FirstOrder as FirstOrder
     from simudy.dynamics.gradient.mixed import Mixed as Mixed
@@ -64,6 +65,7 @@ _HOME = {
     "Outer": "simudy.attack.search",
     "Reconstruction": "simudy.outcome",
     "reconstruct": "simudy.attack.search",
+    "Augment": "simudy.dynamics.augment",
     "Direct": "simudy.dynamics.adjoint",
     "Recompute": "simudy.dynamics.adjoint",
     "Truncated": "simudy.dynamics.adjoint",

@@ -12,8 +12,8 @@ from torch import nn
 
 from simudy import SGD, Recipe, StatelessModel
 from simudy.analysis.exposure.bound import LinearisedRun, exposure
-from simudy.analysis.exposure.smoothed import Smoothed
 from simudy.analysis.exposure.spectrum import spectrum
+from simudy.dynamics.model.smoothed import Smoothed
 
 pytestmark = pytest.mark.usefixtures("float64")
 SHAPE, CLASSES, N, LR = (1, 4, 4), 3, 3, 0.1

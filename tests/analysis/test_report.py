@@ -203,6 +203,56 @@ def test_the_answer_keeps_to_its_rule(expected, figures, agreement):
     assert (NOT_PROOF in found.why) == (expected != LEAKS)
 
 
+MEMBERS = {"candidates": [{"member": True, "p": 0.004}] * 5 + [{"member": False, "p": 0.5}] * 40}
+SIGN = {"candidates": [{"member": None, "p": 0.004}] * 5, "below_1_percent": 5}
+NO_SIGN = {"candidates": [{"member": True, "p": 0.4}] * 45, "below_1_percent": 0}
+DETERMINED = {"images": [{"dimensions": 3.0, "bits": 9.0}, {"dimensions": 0.0, "bits": 0.0}]}
+NOTHING = {"images": [{"dimensions": 0.0, "bits": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    ("expected", "others", "reason"),
+    [
+        (LEAKS, {"membership": MEMBERS}, "5 of 5 members"),
+        (UNKNOWN, {"membership": SIGN}, "5 of 5 candidates"),
+        (UNKNOWN, {"exposure": DETERMINED}, "part of 1 images"),
+        (UNKNOWN, {"began": 2e-3}, "so did the noise"),
+        (UNKNOWN, {"recovered": 0.25}, "25 % of the images"),
+        (UNSEEN, {"membership": NO_SIGN, "exposure": NOTHING, "began": 0.8}, "yet SSIM"),
+    ],
+)
+def test_no_all_clear_beside_what_speaks_against_it(expected, others, reason):
+    others = dict(others)
+    shown = {"ssim_paper": 0.1, "floor": FLOOR, "recovered": others.pop("recovered", 0.0)}
+    found = conclude(result_of(**shown), agreement=None, **others)
+    assert found.answer == expected and reason in " ".join(found.why)
+
+
+def test_a_weak_hint_does_not_hide_why_a_search_says_nothing():
+    found = conclude(result_of(distance=0.5, recovered=0.1), agreement=None, exposure=DETERMINED)
+    assert found.answer == UNKNOWN and "did not fit" in found.why[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "value"),
+    [
+        ([{"image": 3, "share": 0.5, "dimensions": 96.0, "psnr_bound": 40.2, "bits": 90.0}],
+         "1 of 1"),
+        ([{"image": 3, "share": 0.0, "dimensions": 0.0, "psnr_bound": 12.1, "bits": 0.0}],
+         "nothing"),
+        ([{"image": 3, "share": 1.0, "dimensions": 192.0, "psnr_bound": 90.0, "bits": 9e3,
+           "bias": 0.7}], "cannot say"),
+        ([], "not yet"),
+    ],
+)  # fmt: skip
+def test_the_tile_of_exposure_says_what_its_file_says(rows, value):
+    exposure = {"images": rows, "psnr_floor": 12.04, "status": "running"}
+    told = content_of("a run", result_of(), None, {"exposure": exposure})["figures"]
+    tile = next(t for t in told if t["name"] == "exposure")
+    assert tile["value"] == value
+    assert value == "not yet" or value == "cannot say" or "so far" in tile["note"]
+
+
 def test_proved_images_are_most_at_risk_and_doubtful_ones_are_not_listed():
     truth = images(3)
     found = scored(truth, torch.stack([truth[0], truth[1], images(1, seed=7)[0]]))

@@ -11,12 +11,12 @@ from conftest import train_victim
 
 from simudy import SGD, Recipe
 from simudy.app.audit.diagnose import NOT_SHOWN
-from simudy.app.audit.measures import Present, fitted, off, precise, ranked, sensitive
+from simudy.app.audit.measures import Present, blank, fitted, off, precise, ranked, sensitive
 from simudy.app.tasks import finish
 from simudy.victim.models import MLP
 
 KEYS = (
-    *("floor", "fit", "m_lin", "sensitivity", "rank"),
+    *("floor", "fit", "blank", "m_lin", "sensitivity", "rank"),
     *("off_units", "precision", "recipe", "compute"),
 )
 
@@ -69,6 +69,23 @@ def test_a_guess_and_what_cannot_be_measured_are_told(run):
     assert "give 2 or more" in lines["m_lin"]["meaning"]
 
 
+def test_a_guess_is_doubted_before_more_of_the_same_is_asked_for(run):
+    lines, changes = run("attack.inner.lr=0.5", "outer.iterations=2")
+    assert changes[0].startswith("Check the recipe: attack.inner.lr.")
+    assert "departed from" in lines["recipe"]["figure"]
+
+
+def test_weights_that_decay_moved_are_told_from_weights_that_images_moved():
+    now = victim()
+    assert (blank(now).value or 0.0) > 0.01 and "apart" in blank(now).meaning
+    images, labels = now.images, now.labels
+    recipe = Recipe(SGD(lr=1e-3, weight_decay=50.0), epochs=4)
+    module = MLP((3, 8, 8), 2, width=40).double()
+    evidence = train_victim(module, recipe, images, labels, classes=2)
+    line = blank(Present(evidence, recipe, images, labels))
+    assert (line.value or 1.0) < 0.01 and "weight decay" in line.meaning
+
+
 def victim(dtype=torch.float64):
     torch.manual_seed(0)
     images, labels = torch.rand(5, 3, 8, 8, dtype=dtype), torch.arange(5) % 2
@@ -103,3 +120,13 @@ def test_rounding_is_told_as_a_share_of_the_displacement():
     moved = torch.cat([w.flatten() for w in evidence.displacement.values()]).norm()
     expected = float(torch.cat([e.flatten() for e in errors]).norm() / moved)
     assert precise(evidence).value == pytest.approx(expected, rel=0.1)
+
+
+def test_noise_is_told_as_a_share_of_the_displacement():
+    evidence = victim().evidence
+    std = 0.3 * float(evidence.displacement["layers.1.weight"].norm())
+    evidence.hidden = {"layers.1.weight": std / evidence.final["layers.1.weight"].numel() ** 0.5}
+    moved = torch.cat([w.flatten() for w in evidence.displacement.values()]).norm()
+    line = precise(evidence)
+    assert line.value == pytest.approx(float(std / moved), rel=1e-3)
+    assert "noise" in line.figure and line.meaning.startswith("Noise hides much")

@@ -24,6 +24,7 @@ SMALL = {
     "MLP": ["model.width=16"],
     "CNN": ["model.width=4"],
     "ResNet": ["model.width=2"],
+    "Writer": ["model.width=4"],
     "ViT": ["model.width=8", "model.depth=1", "model.heads=2"],
 }
 
@@ -54,7 +55,11 @@ def records(root: Path) -> list[str]:
     return [f"data.root={CIFAR}", "data.size=8"]
 
 
-DATA = {"Folder": pictures, "Npz": archive, "Cifar10": records}
+def sentences(root: Path) -> list[str]:
+    return ["data.n=8"]  # as many as the file has labels
+
+
+DATA = {"Sentences": sentences, "Folder": pictures, "Npz": archive, "Cifar10": records}
 
 
 def test_the_papers_tables_are_there():

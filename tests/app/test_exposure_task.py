@@ -72,3 +72,27 @@ def test_a_damaged_file_is_one_line(cli, tmp_path):
     assert cli(*SHORT).code == 0
     (tmp_path / "run/exposure.json").write_text("{")
     assert "measure again" in cli(*SHORT).error
+
+
+def test_beside_an_earlier_run_it_stands_in_its_report_and_changes_nothing_else(cli, tmp_path):
+    run = ("hydra.run.dir=run", "data.heldout=60")
+    assert cli(*run).code == 0
+    kept = {name: (tmp_path / "run" / name).read_bytes() for name in ("result.json", "config.yaml")}
+    assert "exposure" in (page := (tmp_path / "run/report.html").read_text())
+    assert "task=exposure" in page and "task=membership" in page  # as not asked yet
+    for task in ("task=exposure", "task=membership"):
+        options = [one for one in SHORT[1:3] if task == "task=exposure"]
+        outcome = cli(task, "hydra.run.dir=run", *options, tiny=False)
+        assert outcome.code == 0, outcome.err
+    assert kept == {name: (tmp_path / "run" / name).read_bytes() for name in kept}
+    tiles = {
+        t["name"]: t for t in json.loads((tmp_path / "run/report.json").read_text())["figures"]
+    }
+    best = written(tmp_path)["images"][0]
+    assert tiles["exposure"]["value"] == "4 of 4"
+    assert f"PSNR ≤ {best['psnr_bound']:.0f} dB" in tiles["exposure"]["note"]
+    found = json.loads((tmp_path / "run/membership.json").read_text())
+    assert tiles["membership"]["value"] == f"{found['below_1_percent']} of 34"
+    assert tiles["exposure"]["note"] in (tmp_path / "run/report.html").read_text()
+    again = cli(*run)  # the run is still the same run
+    assert again.code == 0 and "nothing to do" in again.out

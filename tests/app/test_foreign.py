@@ -6,6 +6,8 @@ true images, lands on the weights that plain torch published.
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from conftest import result
 from safetensors.torch import load_file
 
 from simudy import Evidence, simulate
+from simudy.app.tasks import finish
 from simudy.attack.checkpoints.findings import spacing
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "audits"
@@ -45,6 +48,37 @@ def test_the_true_images_land_on_the_published_weights(cli, tmp_path, name):
         assert bool((off <= 1e-5 + 2 * rounding).all()), (key, float(off.max()))
     moved = max(float((evidence.final[k] - evidence.initial[k]).abs().max()) for k in end)
     assert moved > 1e-3
+
+
+def printed(name: str, folder: Path) -> list[str]:
+    """The command that the script prints, without its first word."""
+    script = [sys.executable, str(EXAMPLES / "foreign.py"), name]
+    shown = subprocess.run(script, cwd=folder, capture_output=True, text=True, check=True).stdout
+    first, *words = shlex.split(shown)
+    assert first == "simudy"
+    return words
+
+
+def judge(cli, folder: Path, words: list[str]) -> None:
+    """The command judges itself, against the pictures it names."""
+    outcome = cli(*words, "hydra.run.dir=run", tiny=False)
+    assert outcome.code == 0, outcome.err
+    found = result(folder / "run")
+    assert found["floor"]["heldout"] is not None
+    assert found["ssim_paper"] >= 2 * max(found["floor"].values()) or found["limits"]
+    assert set(found["images"]) == {f"truth.npz[{i}]" for i in range(foreign.N)}
+
+
+@pytest.mark.parametrize("name", ["ema", "binary"])
+def test_the_printed_command_judges_itself(cli, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(finish, "_draw", lambda *args: args[-1].gallery.write_bytes(b""))
+    judge(cli, tmp_path, [*printed(name, tmp_path), "outer.iterations=60"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", foreign.SITUATIONS)
+def test_every_printed_command_as_it_is(cli, tmp_path, name):
+    judge(cli, tmp_path, printed(name, tmp_path))
 
 
 def test_real_targets_are_learned_or_given(cli, tmp_path):

@@ -439,6 +439,57 @@ def test_images_beyond_the_pixel_range_are_no_secret(tmp_path):
         pass
 
 
+REAL = torch.linspace(-1.3, 2.7, N)
+SOFT = torch.rand(N, 3, generator=torch.Generator().manual_seed(4)).softmax(1)
+SEVERAL = (torch.rand(N, 3, generator=torch.Generator().manual_seed(5)) > 0.4).float()
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "outputs", "classes"),
+    [
+        (nn.MSELoss(), REAL[:, None], 1, 1),
+        (nn.MSELoss(), torch.stack([REAL, REAL.flip(0)], 1), 2, 1),
+        (nn.CrossEntropyLoss(), SOFT, 3, 3),
+        (nn.BCEWithLogitsLoss(), SEVERAL, 3, 3),
+        (nn.BCEWithLogitsLoss(), REAL[:, None].sigmoid(), 1, 1),
+    ],
+)
+def test_targets_that_are_no_classes_are_kept_as_they_are(tmp_path, loss, labels, outputs, classes):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+    optimizer = sgd(net)
+    with simudy.record(net, optimizer, tmp_path, secret=True) as recording:
+        train(net, optimizer, loss=loss, labels=labels)
+    assert recording.faithful and recording.evidence.classes == classes, recording
+    secret = Secret.load(tmp_path / "secret")
+    assert secret is not None and secret.true_targets is not None
+    assert torch.equal(secret.true_targets, labels) and not secret.labelled
+    problem = simudy.Simudy(labels=secret.true_targets).problem(recording.evidence, seed=0)
+    torch.testing.assert_close(problem.labels(), labels, rtol=0, atol=1e-6)
+    learned = simudy.Simudy(labels="learned").problem(recording.evidence, seed=0)
+    assert learned.labels().shape == labels.shape
+    learned.restore(recording.images, labels, {})
+    torch.testing.assert_close(learned.labels(), labels, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "outputs"),
+    [
+        (nn.CrossEntropyLoss(), Y, 3),
+        (nn.BCEWithLogitsLoss(), (Y % 2).float()[:, None], 1),
+        (nn.MSELoss(), nn.functional.one_hot(Y, 3).float(), 3),
+    ],
+)
+def test_classes_are_known_however_the_loss_was_told(tmp_path, loss, labels, outputs):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+    optimizer = sgd(net)
+    with simudy.record(net, optimizer, tmp_path, secret=True) as recording:
+        train(net, optimizer, loss=loss, labels=labels)
+    assert recording.faithful, recording
+    secret = Secret.load(tmp_path / "secret")
+    assert secret is not None and secret.labelled
+    assert secret.victim.labels.tolist() == (Y % 2 if outputs == 1 else Y).tolist()
+
+
 def test_the_evidence_gives_the_images_away():
     """The recorded evidence goes straight into an attack."""
     torch.manual_seed(0)

@@ -161,3 +161,33 @@ def test_names_must_be_as_many_as_images(audit, cli, tmp_path):
     path.write_text(json.dumps(facts | {"names": ["anna.png"]}))
     again = ("task=score", "hydra.run.dir=run", "model._target_=net_of_test_truth.Net")
     assert "names and images do not fit" in cli(*again, tiny=False).error
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("classes", [1, 2])
+def test_real_targets_stay_real(audit, tmp_path, classes):
+    """Of a regression, and probabilities: they are never cut to whole numbers."""
+    one: tuple[str, ...] = ()
+    real = np.array([0.25, -1.5, 0.75, 2.5]) if classes == 1 else np.full((4, 2), [0.3, 0.7])
+    np.savez(tmp_path / "hers.npz", images=BYTES[:4], labels=real)
+    if classes == 1:
+        source = OWN.replace("nn.Linear(40, 2)", "nn.Linear(40, 1)")
+        (tmp_path / "net_of_one_output.py").write_text(source)
+        for name in ("a.pt", "b.pt"):
+            held = torch.load(tmp_path / name)
+            held = {k: v[:1] if k.startswith("3.") else v for k, v in held.items()}
+            torch.save(held, tmp_path / name)
+        loss = "recipe.loss._target_=torch.nn.MSELoss"
+        one = ("evidence.classes=1", "dummy.labels=learned", loss)
+        one += ("model._target_=net_of_one_output.Net",)
+    outcome = audit("evidence.truth=hers.npz", *one)
+    assert outcome.code == 0, outcome.err
+    secret = Secret.load(tmp_path / "run/secret")
+    assert secret is not None and secret.true_targets is not None and not secret.labelled
+    torch.testing.assert_close(secret.true_targets.double(), torch.from_numpy(real))
+
+
+def test_what_images_were_trained_towards_is_not_made_up(audit, cli, tmp_path):
+    """Without labels there is no run to measure the exposure of."""
+    outcome = audit("evidence.truth=hers.npz", "task=exposure", "exposure.images=1")
+    assert "needs what the images were trained towards" in outcome.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -181,13 +182,31 @@ def test_refusals(make, recipe, message):
 
 def test_images_that_rounding_hides_or_that_depend_on_each_other_are_refused():
     evidence, truth = trained(Recipe(SGD(lr=1e-3), epochs=3), dtype=torch.float32)
-    with pytest.raises(SimudyError, match=r"rounding hides \d+ of 12 images"):
+    with pytest.raises(SimudyError, match=r"hides \d+ of 12 images"):
         decode_off_units(evidence, truth, precision=torch.bfloat16)
     twice = truth.clone()
     twice[1] = twice[0]
     evidence, truth = trained(images=twice)
     with pytest.raises(SimudyError, match="12 images span 11 dimensions"):
         decode_off_units(evidence, truth)
+
+
+def test_what_int8_hides_is_refused():
+    evidence, truth = trained(Recipe(SGD(lr=1e-2), epochs=3), dtype=torch.float32)
+    levels = {k: w.abs().max() / 127 for k, w in evidence.final.items()}
+    final = {k: (w / levels[k]).round() * levels[k] for k, w in evidence.final.items()}
+    published = dataclasses.replace(evidence, final=final, precision="int8")
+    with pytest.raises(SimudyError, match=r"hides \d+ of 12 images"):
+        decode_off_units(published, truth)
+
+
+def test_noise_that_was_added_to_the_weights_is_no_image():
+    evidence, truth = trained()
+    rng = torch.Generator().manual_seed(0)
+    final = {k: w + 1e-2 * torch.randn(w.shape, generator=rng) for k, w in evidence.final.items()}
+    noised = dataclasses.replace(evidence, final=final, hidden=dict.fromkeys(final, 1e-2))
+    with pytest.raises(SimudyError, match=r"hides \d+ of 12 images"):
+        decode_off_units(noised, truth)
 
 
 def test_a_layer_too_narrow_certifies_nothing():

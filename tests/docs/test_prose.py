@@ -120,3 +120,11 @@ def test_these_tests_find_what_they_look_for(text, why, tmp_path):
     }
     with pytest.raises(AssertionError):
         checks[why](page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_no_row_stands_apart_from_its_table(page):
+    """A blank line before it makes prose of it."""
+    blocks = page.read_text().split("\n\n")
+    alone = [block for block in blocks if block.startswith("|") and "\n|" not in block]
+    assert not alone

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 SEGMENTS = """
 import json
@@ -28,51 +22,6 @@ run(8)
 print(json.dumps([measure.peak_bytes(lambda: run(steps)) for steps in (8, 32)]))
 """
 
-ERRORS = """
-import json, sys, warnings
-
-import torch
-
-warnings.simplefilter("ignore")
-import peers
-
-case, steps, exact, *methods = sys.argv[1:]
-right = peers.image_gradient(exact, peers.task(case, int(steps), dtype=torch.float64))
-found = {}
-for method in methods:
-    about = peers.task(case, int(steps), dtype=torch.float64)
-    found[method] = peers.error(method, about, right)
-print(json.dumps(found))
-"""
-
-
-@pytest.fixture
-def benchmarks(monkeypatch):
-    """The scripts of ``benchmarks/``, importable."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the peers' deprecations
-        yield
-    for name in ("measure", "peers", "memory", "long_runs", "jax_peer"):
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def errors(benchmarks, monkeypatch, tmp_path):
-    """``errors(methods, case, steps, exact=method)``: how far each is off, in a process of its own:
-    jax closes streams and warns at forks for as long as a process lives.
-    """
-    import measure
-
-    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
-    (tmp_path / "errors.py").write_text(ERRORS)
-
-    def call(methods, case, steps, *, exact):
-        words = [case, str(steps), exact, *methods]
-        return measure.in_own_process(str(tmp_path / "errors.py"), words)
-
-    return call
-
 
 @pytest.mark.parametrize("gradient", ["Reverse", "Mixed"])
 def test_recompute_lets_go_of_each_segment_it_has_replayed(
@@ -80,7 +29,7 @@ def test_recompute_lets_go_of_each_segment_it_has_replayed(
 ):
     import measure
 
-    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    monkeypatch.setenv("PYTHONPATH", str(benchmarks))
     (tmp_path / "segments.py").write_text(SEGMENTS.replace("GRADIENT", gradient))
     short, long = measure.in_own_process(str(tmp_path / "segments.py"), [])
     theta, more_segments = 4 * 1000 * 1000, 6
@@ -96,25 +45,6 @@ def test_the_memory_of_a_long_run_is_flat(benchmarks, name):
     short, long = (long_runs.peak(name, steps) for steps in (8, 64))
     assert short > 4 * long_runs.theta_bytes()
     assert long - short <= 3 * long_runs.theta_bytes()  # θ and momentum of 56 steps are 112
-
-
-def test_all_methods_of_the_comparison_compute_the_same(benchmarks, errors):
-    import peers
-
-    found = errors(peers.METHODS, "tiny", 3, exact="simudy Reverse Recompute")
-    for method, error in found.items():
-        assert error < 1e-10, method
-    assert len(found) == 12 + len(peers.JAX)
-
-
-@pytest.mark.parametrize("case", ["tiny", pytest.param("conv", marks=pytest.mark.slow)])
-def test_jax_computes_what_is_timed_beside_it(benchmarks, errors, case):
-    import peers
-
-    if not peers.JAX:
-        pytest.skip("jax and optax are not installed")
-    for method, error in errors(peers.JAX, case, 2, exact="simudy Mixed Direct").items():
-        assert error < 1e-9, method
 
 
 @pytest.mark.slow

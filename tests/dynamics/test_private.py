@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from simudy import SGD, Clipped, SimudyError, StatelessModel, simulate
-from simudy.dynamics.optim import Accumulated, Averaged, Noised, private
+from simudy.dynamics.optim import Accumulated, Averaged, Groups, Noised, private
 from simudy.dynamics.optim.noised import public
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -99,6 +99,16 @@ def test_what_is_public_holds_no_noise():
     rule = Averaged(private(SGD(lr=LR), noise=1.0, samples=N, seed=7))
     assert public(rule) == Averaged(Clipped(Accumulated(SGD(lr=LR), every=N), max_norm=1.0))
     assert "7" not in repr(public(rule))
+
+
+def test_what_is_public_of_groups_holds_no_noise_and_what_has_none_stays_the_same():
+    noised = Groups({"*.bias": None, "*": private(SGD(lr=LR), noise=1.0, samples=N, seed=7)})
+    told = public(noised)
+    assert "Noised" not in repr(told) and told == Groups(
+        {"*.bias": None, "*": Clipped(Accumulated(SGD(lr=LR), every=N), max_norm=1.0)}
+    )
+    plain = Averaged(Clipped(SGD(lr=LR), max_norm=1.0))
+    assert public(plain) is plain
 
 
 def test_a_negative_multiplier_is_refused():

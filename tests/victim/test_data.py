@@ -482,3 +482,9 @@ def test_configuration_matches_the_source(path: Path):
     for name, value in vars(built).items():
         default = getattr(defaults, name)
         assert value == (list(default) if isinstance(default, tuple) else default), name
+
+
+def test_real_labels_of_a_dataset_are_no_classes():
+    dataset = torch.utils.data.TensorDataset(torch.rand(4, 1, 8, 8), torch.rand(4))
+    with pytest.raises(SimudyError, match="one class number per image"):
+        TorchDataset(dataset, n=2).load(seed=0)

@@ -10,7 +10,9 @@ from torch import nn
 from simudy import SGD, Recipe
 from simudy.app.tasks.measure_exposure import noise
 from simudy.attack.first_layer.span import Span
-from simudy.victim.publish import Publication
+from simudy.dynamics.optim import private
+from simudy.victim.publish import Publication, both, noise_of_run
+from simudy.victim.train import train
 
 
 def weights():
@@ -78,3 +80,22 @@ def test_what_is_hidden_is_known_to_the_span_and_to_the_exposure(tmp_path):
     assert type(evidence).load(tmp_path, module).hidden == pytest.approx(shown.hidden)
     evidence.final = Publication(prune=0.5)(evidence.initial, evidence.final).weights
     assert float(noise(evidence)["1.weight"].isinf().float().mean()) > 0.4
+
+
+def test_the_noise_of_a_private_run_is_told_as_strong_as_it_was():
+    """Nine steps of it: what real runs, with gradients, differ by from seed to seed."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 30), nn.Tanh(), nn.Linear(30, 2))
+    images, labels = torch.randn(4, 1, 16, 16), torch.arange(4) % 2
+
+    def run(seed):
+        rule = private(SGD(lr=0.02, momentum=0.5), noise=0.3, samples=4, seed=seed)
+        return Recipe(rule, epochs=9, batch_size=1)
+
+    model, one, _ = train(module, images, labels, run(1))
+    other = train(module, images, labels, run(2))[1]
+    told = noise_of_run(run(1), model.params, 4)
+    differ = (one["1.weight"] - other["1.weight"]).std() / 2**0.5
+    assert told["1.weight"] == pytest.approx(float(differ), rel=0.05)
+    assert noise_of_run(Recipe(SGD(lr=0.1), epochs=9), model.params, 4) == {}
+    assert both({"a": 3.0}, {"a": 4.0, "b": 1.0}) == {"a": 5.0, "b": 1.0}

@@ -17,15 +17,18 @@ from torch import Tensor
 
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.span import NoSpan, Span
+from simudy.attack.first_layer.tokens import tokens_read
 from simudy.errors import SimudyError
 
-IMAGES = ("auto", "pixels", "frequencies", "span")
+IMAGES = ("auto", "pixels", "frequencies", "span", "tokens")
 _OPPONENT = [
     [1.0, 1.0, 1.0],
     [1.0, 0.0, -1.0],
     [1.0, -2.0, 1.0],
 ]  # grey, red–blue, green–purple: orthogonal
 _OPPONENT_STD = [1.0, 0.35, 0.15]  # roughly what natural images have along them
+
+_RARE = 1e-6  # a share that stands for none
 
 
 class Coordinates:
@@ -154,6 +157,40 @@ class SpanCoordinates(Coordinates):
         return self.span.encode(images) / self.scale
 
 
+@dataclass(frozen=True, eq=False)
+class Tokens(Coordinates):
+    """Logits ``(1, t, v)`` whose softmax is each position's share of every token: text as the
+    soft one-hot rows of an image.
+
+    Args:
+        shape: ``(1, t, v)``.
+        allowed: which tokens a position may hold ``(t, v)``.
+    """
+
+    shape: tuple[int, ...]
+    allowed: Tensor
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Tokens:
+        """With the tokens that were read; the last position may hold any, for a model that guesses
+        the next token reads all but the last.
+
+        Raises:
+            SimudyError: the evidence has no embedding of tokens.
+        """
+        read = tokens_read(evidence)
+        allowed = read.expand(evidence.shape[-2], -1).clone()
+        allowed[-1] = True
+        return cls(tuple(evidence.shape), allowed)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        allowed = self.allowed.to(latent.device)
+        return latent.masked_fill(~allowed, -torch.inf).softmax(-1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images.clamp(min=_RARE).log()
+
+
 def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> Coordinates:
     """The coordinates called ``name`` for the evidence's images.
 
@@ -171,6 +208,8 @@ def coordinates_named(name: str, evidence: Evidence, *, decay: float = 1.5) -> C
         return Frequencies(tuple(evidence.shape), decay)
     if name == "span":
         return SpanCoordinates(Span.of(evidence))
+    if name == "tokens":
+        return Tokens.of(evidence)
     raise SimudyError(f"no image mode {name!r}: choose from {', '.join(IMAGES)}")
 
 

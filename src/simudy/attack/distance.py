@@ -15,8 +15,8 @@ from simudy.errors import SimudyError
 
 
 def cosine(simulated: Params, real: Params) -> Tensor:
-    """1 − cos of the angle between the flattened displacements: in [0, 2], blind to length (SimuDy,
-    eq. of d).
+    """1 − cos of the angle between the flattened displacements: in [0, 2], blind to length.
+    Equation of d in the paper (SimuDy, Tian et al., ICLR 2025).
 
     A displacement of zero has no direction; its distance is 1, as at a right angle.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simudy.attack.coordinates import Coordinates, Pixels
 from simudy.attack.evidence import Evidence
+from simudy.attack.link import SOFTMAX, Link, link_of
 from simudy.dynamics.optim import Rule
 from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
@@ -27,7 +28,7 @@ class Dummy:
 
     Attributes:
         latent: what the outer loop moves for the images ``(n, …)``; the coordinates decode it.
-        labels: class indices ``(n,)``, or logits ``(n, classes)`` of soft labels when learned.
+        labels: class indices ``(n,)``; when learned, what ``link`` makes targets of.
         logs: log-factors on the recipe's hyper-parameters, by name (learned hyper-parameters stay
             positive).
         coordinates: which images the latent stands for.
@@ -37,6 +38,7 @@ class Dummy:
     labels: Tensor
     logs: dict[str, Tensor]
     coordinates: Coordinates
+    link: Link = SOFTMAX
 
     def variables(self) -> dict[str, Tensor]:
         """The leaves, by name."""
@@ -54,23 +56,20 @@ class Dummy:
         return self.coordinates.network_inputs(self.latent)
 
     def targets(self) -> Tensor:
-        """Labels as the loss takes them: indices ``(n,)``, probabilities ``(n, classes)``, or, of
-        one class, real targets ``(n, 1)``.
-        """
-        soft = self.labels.is_floating_point() and self.labels.shape[1] > 1
-        return self.labels.softmax(1) if soft else self.labels
+        """Labels as the loss takes them: indices ``(n,)``, or targets of the network's outputs."""
+        return self.link.targets(self.labels) if self.labels.is_floating_point() else self.labels
 
     @torch.no_grad()
     def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
         """Stand where an earlier search ended.
 
         Args:
-            images: normalised ``(n, c, h, w)``. labels: class indices or probabilities.
+            images: normalised ``(n, c, h, w)``. labels: class indices or targets.
             learned: factors on the learned hyper-parameters, by name.
         """
         self.latent.copy_(self.coordinates.encode(images.to(self.latent)))
         soft = labels.is_floating_point()
-        self.labels.copy_(labels.log() if soft else labels)
+        self.labels.copy_(self.link.latent(labels) if soft else labels)
         for name, log in self.logs.items():
             log.copy_(learned[name].log())
 
@@ -102,8 +101,9 @@ def new_dummy(
     Args:
         coordinates: what the images are sought in. Default: pixels.
         labels: ``"balanced"`` (equal count per class, overall and in each batch, at random, fixed),
-            ``"learned"`` (soft labels, from near uniform), or the labels themselves: class indices
-            ``(n,)``, fixed, or probabilities ``(n, classes)`` to go on learning from.
+            ``"learned"`` (from near uniform, or of real targets from near 0), or the labels
+            themselves: class indices ``(n,)``, fixed, or targets ``(n, outputs)`` to go on learning
+            from.
         n: how many. Default: what the evidence says, or the coordinates tell.
         noise: standard deviation of the initial latent.
         start: normalised images ``(m, c, h, w)``, m ≥ n, to add the noise to: public ones, or what
@@ -127,16 +127,16 @@ def new_dummy(
     latent = (noise * torch.randn(n, *space.shape, generator=generator)).to(weight)
     if start is not None:
         latent = latent + space.encode(_first(start, n, evidence.shape).to(weight))
+    link, outputs = link_of(evidence)
+    if _is_learned(labels, evidence.classes):
+        begun = _learned(labels, (n, *outputs), link, generator=generator, like=weight)
+    else:
+        size = evidence.recipe.batch_size or n
+        begun = _fixed(labels, n, evidence.classes, batch=size, generator=generator)
     return Dummy(
         latent=latent.requires_grad_(),
-        labels=_new_labels(
-            labels,
-            n,
-            evidence.classes,
-            batch=evidence.recipe.batch_size or n,
-            generator=generator,
-            like=weight,
-        ),
+        labels=begun.to(weight.device),
+        link=link,
         logs={name: weight.new_zeros(()).requires_grad_() for name in learn},
         coordinates=space,
     )
@@ -173,48 +173,52 @@ def _first(start: Tensor, n: int, shape: tuple[int, ...]) -> Tensor:
     return start[:n]
 
 
-def _new_labels(
+def _is_learned(labels: str | Tensor, classes: int) -> bool:
+    """Whether the labels are variables. Class numbers are fixed."""
+    if classes == 1 and not (isinstance(labels, Tensor) or labels == "learned"):
+        raise SimudyError(
+            "a network of one class has real targets: set Method(labels='learned'), or to a list "
+            "of numbers to go on from; or Evidence(classes=2) for a binary one"
+        )
+    if isinstance(labels, Tensor):
+        return labels.is_floating_point() or classes == 1
+    return labels == "learned"
+
+
+def _learned(
     labels: str | Tensor,
-    n: int,
-    classes: int,
+    shape: tuple[int, ...],
+    link: Link,
     *,
-    batch: int,
     generator: torch.Generator,
     like: Tensor,
 ) -> Tensor:
-    if classes == 1:
-        return _real_targets(labels, n, generator=generator, like=like)
-    if isinstance(labels, Tensor) and labels.shape == (n, classes):
-        return labels.to(like).clamp(min=torch.finfo(like.dtype).eps).log().requires_grad_()
+    """What targets of this shape are made of: a leaf, from noise or from what is given."""
+    if not isinstance(labels, Tensor):
+        return (0.1 * torch.randn(shape, generator=generator)).to(like).requires_grad_()
+    if len(labels) != shape[0] or labels.numel() != math.prod(shape):
+        raise SimudyError(
+            f"labels of shape {tuple(labels.shape)} given for {shape[0]} images and targets of "
+            f"{tuple(shape[1:])}: give so many numbers each, or class indices ({shape[0]},)"
+        )
+    return link.latent(labels.to(like).reshape(shape)).clone().requires_grad_()
+
+
+def _fixed(
+    labels: str | Tensor, n: int, classes: int, *, batch: int, generator: torch.Generator
+) -> Tensor:
+    """Class indices ``(n,)``."""
     if isinstance(labels, Tensor):
-        whole = not labels.is_floating_point()
-        whole = whole and int(labels.min()) >= 0 and int(labels.max()) < classes
-        if labels.shape != (n,) or not whole:
+        if labels.shape != (n,) or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise SimudyError(
                 f"{len(labels)} labels given for {n} images of {classes} classes: give one class "
                 "index each"
             )
-        return labels.to(like.device)
+        return labels
     if labels == "balanced":
         rows = torch.arange(n).split(
             batch
         )  # equal count per class in each batch too, as far as it divides
         order = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rows])
-        return (order % classes).to(like.device)
-    if labels == "learned":
-        return (0.1 * torch.randn(n, classes, generator=generator)).to(like).requires_grad_()
+        return order % classes
     raise SimudyError(f"no label mode {labels!r}: choose from balanced, learned, given")
-
-
-def _real_targets(
-    labels: str | Tensor, n: int, *, generator: torch.Generator, like: Tensor
-) -> Tensor:
-    """What one output was trained towards ``(n, 1)``: a leaf, from noise or from what is given."""
-    if isinstance(labels, Tensor) and len(labels) == n == labels.numel():
-        return labels.to(like).reshape(n, 1).clone().requires_grad_()
-    if isinstance(labels, Tensor) or labels != "learned":
-        raise SimudyError(
-            "a network of one class has real targets: set Method(labels='learned'), or to a list "
-            f"of {n} numbers to go on from; or Evidence(classes=2) for a binary one"
-        )
-    return (0.1 * torch.randn(n, 1, generator=generator)).to(like).requires_grad_()

@@ -19,6 +19,7 @@ from torch import nn
 
 from simudy.attack.checkpoints.fill import Files, fill
 from simudy.attack.checkpoints.findings import apply_modes, find, require_steps
+from simudy.attack.checkpoints.saved_scheduler import written_out
 from simudy.attack.checkpoints.segments import (
     Checkpoint,
     checkpoints_of,
@@ -160,7 +161,7 @@ class Evidence:
             save_file(plain(weights), folder / f"{name}.safetensors")
         facts = {
             **{k: getattr(self, k) for k in _FACTS},
-            "recipe": to_plain(self.recipe, moments := {}),
+            "recipe": to_plain(written_out(self.recipe, self.n), moments := {}),
             "criterion": to_plain(self.model.given_criterion),
             "training": [k for k, layer in self.model.module.named_modules() if layer.training],
             "frozen": [k for k, p in self.model.module.named_parameters() if not p.requires_grad],

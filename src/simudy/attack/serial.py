@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from simudy.dynamics.augment import Augment
 from simudy.dynamics.model.criterion import PerSample
 from simudy.dynamics.optim import Started
 from simudy.dynamics.optim.rule import Rule
@@ -67,6 +68,11 @@ def to_plain(value: Any, aside: dict[str, Tensor] | None = None) -> Any:
         return [to_plain(v, aside) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if callable(value):
+        raise SimudyError(
+            f"cannot write the function {getattr(value, '__name__', value)!r} to json: use numbers "
+            "or a list of numbers in its place, or a dataclass derived from simudy.Augment"
+        )
     raise SimudyError(
         f"cannot write {value!r} to json: use numbers or a list of numbers in its place"
     )
@@ -145,15 +151,15 @@ def _allowed(path: Any) -> type:
     module, _, name = str(path).rpartition(".")
     made = getattr(sys.modules.get(module), name, None)
     if isinstance(made, type):
-        if dataclasses.is_dataclass(made) and issubclass(made, (Rule, Recipe, PerSample)):
+        if dataclasses.is_dataclass(made) and issubclass(made, (Rule, Recipe, PerSample, Augment)):
             return made
         if module.startswith("simudy.dynamics.optim.") and issubclass(made, tuple):
             return made  # the state of a rule
         if module in _TORCH and issubclass(made, _TORCH[module]):
             return made
     raise SimudyError(
-        f"{path} is no rule, loss or schedule: a file may name those of simudy and torch, and what "
-        "the call at hand names again, as Recipe(optimizer=…)"
+        f"{path} is no rule, loss or schedule: a file may name those of simudy and "
+        "torch, and what the call at hand names again, as Recipe(optimizer=…) or Recipe(augment=…)"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from simudy.dynamics.augment import Change, augmented
 from simudy.dynamics.optim import SGD, Accumulated, Rule
 from simudy.dynamics.optim.interop.lr_scheduler import Scheduler, stepped
 from simudy.dynamics.optim.schedule import Schedule, scaled
@@ -40,6 +41,8 @@ class Recipe:
             batches) or per batch. Default: what ``shuffle`` says.
         drop_last: leave out a last batch that is smaller, as a ``DataLoader`` does.
         accumulate: batches whose gradients are averaged before the optimizer takes a step.
+        augment: ``(images, step) -> images`` of each batch, counted from 0, as the network saw it:
+            the same at every call (see ``simudy.Augment``).
 
     Raises:
         SimudyError: a number is below 1, or two of these contradict each other.
@@ -56,6 +59,7 @@ class Recipe:
     order: Literal["torch", "torch_global"] | Sequence[Sequence[int]] | None = None
     drop_last: bool = False
     accumulate: int = 1
+    augment: Change | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -74,7 +78,8 @@ class Recipe:
             rule += ", scheduled"
         size = "batches of all" if self.batch_size is None else f"batches of {self.batch_size}"
         gathered = f", {self.accumulate} for a step" if self.accumulate > 1 else ""
-        return f"{rule}, {self.epochs} epochs in {size} images{gathered}"
+        changed = "" if self.augment is None else ", augmented"
+        return f"{rule}, {self.epochs} epochs in {size} images{gathered}{changed}"
 
     def batches(self, n: int) -> list[Tensor]:
         """The indices ``(rows,)`` of the images in each batch, over all epochs.
@@ -147,13 +152,16 @@ class Recipe:
 
     def collate(self, *columns: Tensor) -> list[tuple[Tensor, ...]]:
         """The batches of columns ``(n, …)`` (images, labels, …), one entry per step; equal
-        divisions share tensors.
+        divisions share tensors. Images, the first column, are augmented.
         """
         cut: dict[int, tuple[Tensor, ...]] = {}
         for rows in (divisions := self.batches(len(columns[0]))):
             if id(rows) not in cut:
                 cut[id(rows)] = tuple(_take(column, rows) for column in columns)
-        return [cut[id(rows)] for rows in divisions]
+        parts = [cut[id(rows)] for rows in divisions]
+        if self.augment is None:
+            return parts
+        return [(augmented(self.augment, x, t), *rest) for t, (x, *rest) in enumerate(parts)]
 
 
 def _named(rule: Rule) -> str:

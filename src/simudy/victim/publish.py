@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
+from simudy.dynamics.optim import Rule
 from simudy.dynamics.optim.noised import public
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
@@ -73,6 +75,29 @@ class Publication:
 def without_noise(recipe: Recipe) -> Recipe:
     """The run as others may know it: the seed of its noise would give the noise away."""
     return dataclasses.replace(recipe, optimizer=public(recipe.optimizer))
+
+
+def noise_of_run(recipe: Recipe, initial: Params, count: int) -> dict[str, float]:
+    """Standard deviation, by name, of what the run's own noise (``Noised``) leaves in the weights,
+    to first order: a run on ``count`` images whose gradients are zero, with it and without.
+    """
+    if public(recipe.optimizer) is recipe.optimizer:
+        return {}
+    ends = [_idle(one.rules(count), initial) for one in (recipe, without_noise(recipe))]
+    return {k: float(w.square().mean().sqrt()) for k, w in tree.sub(*ends).items()}
+
+
+def both(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Standard deviations, by name, of two independent noises together."""
+    names = {**one, **other}
+    return {k: math.hypot(one.get(k, 0.0), other.get(k, 0.0)) for k in names}
+
+
+def _idle(rules: list[Rule], params: Params) -> Params:
+    state, zero = rules[0].init(params), {k: torch.zeros_like(v) for k, v in params.items()}
+    for rule in rules:
+        params, state = rule.update(zero, state, params)
+    return rules[-1].final(params, state)
 
 
 def _pruned(weights: Params, share: float) -> Params:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simudy.analysis.exposure.smoothed import Smoothed
 from simudy.analysis.exposure.spectrum import spectrum
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Loss
+from simudy.dynamics.model.smoothed import Smoothed
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.dynamics.tree import Params

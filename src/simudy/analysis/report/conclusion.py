@@ -1,8 +1,9 @@
 """What a run says to somebody who has to decide, and by which rule.
 
-Three answers, no more. ``leaks`` needs proof: images certified by the weights, or a score clearly
-above what images score that saw no weights. ``not seen to leak`` needs a search that could have
-seen it: its run ends at the weights. Everything else is ``cannot say``.
+Three answers, no more. ``leaks`` needs proof: images certified by the weights, a score clearly
+above what images score that saw no weights, or members told from others. ``not seen to leak`` needs
+a search that could have seen it: its run ends at the weights, where it did not begin, and nothing
+else hints at a leak. Everything else is ``cannot say``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from simudy.analysis.verdicts import CERTIFIED, CONSISTENT
 
 LEAKS, UNSEEN, UNKNOWN = "leaks", "not seen to leak", "cannot say"
 MARGIN = 0.05  # of ssim_paper over the highest floor, which moves by less from draw to draw
+LEVEL = 0.01  # of p-values
+NEARER = 10  # times, that a search must have come to the weights before its failure says anything
 FITTED = 0.01  # distance: a run that ends farther from the weights did not explain them
 NOT_PROOF = (
     "That a search finds nothing is no proof that nothing can be found: another start, more "
@@ -32,14 +35,27 @@ class Conclusion:
     advice: list[str] = field(default_factory=list)
 
 
-def conclude(result: Mapping[str, Any], *, agreement: Mapping[str, Any] | None) -> Conclusion:
-    """The answer to the figures of ``result.json``.
+def conclude(
+    result: Mapping[str, Any],
+    *,
+    agreement: Mapping[str, Any] | None,
+    membership: Mapping[str, Any] | None = None,
+    exposure: Mapping[str, Any] | None = None,
+    began: float | None = None,
+) -> Conclusion:
+    """The answer to the figures of ``result.json``, and of other tasks; None: not asked.
 
     Args:
-        agreement: what ``task=verdict`` found; None where it was not asked.
+        agreement, membership, exposure: what the files of these names hold.
+        began: distance at which the search began.
     """
-    found = _leak(result) or _too_early(result) or _by_score(result) or _blind(result, agreement)
-    answer, why = found
+    answer, why = (
+        _leak(result, membership)
+        or _too_early(result, began)
+        or _hinted(result, membership, exposure)
+        or _by_score(result)
+        or _blind(result, agreement)
+    )
     certain = answer == LEAKS
     return Conclusion(answer, why if certain else [*why, NOT_PROOF], _ADVICE[answer])
 
@@ -50,8 +66,10 @@ def highest_floor(result: Mapping[str, Any]) -> float | None:
     return max(floors, default=None)
 
 
-def _leak(result: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """Proof, of either kind."""
+def _leak(
+    result: Mapping[str, Any], membership: Mapping[str, Any] | None
+) -> tuple[str, list[str]] | None:
+    """Proof, of any kind."""
     why, counts = [], result.get("verdict_counts") or {}
     if certified := counts.get(CERTIFIED, 0):
         total = sum(counts.values())
@@ -62,10 +80,15 @@ def _leak(result: Mapping[str, Any]) -> tuple[str, list[str]] | None:
             f"SSIM {score:.4f} is {score - floor:.4f} above {floor:.4f}, the best of images that "
             f"saw no weights ({MARGIN} is called clear)."
         )
+    if told := members_told(membership):
+        why.append(
+            f"They tell who was trained on: {told[0]} of {told[1]} members have p ≤ 0.01, where "
+            f"chance gives {0.01 * told[1]:.1f} (task=membership)."
+        )
     return (LEAKS, why) if why else None
 
 
-def _too_early(result: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+def _too_early(result: Mapping[str, Any], began: float | None) -> tuple[str, list[str]] | None:
     """The search did not get where it could have seen anything."""
     distance, status = result.get("distance"), result["status"]
     if status not in ("finished", "converged"):
@@ -77,7 +100,58 @@ def _too_early(result: Mapping[str, Any]) -> tuple[str, list[str]] | None:
             f"The search did not fit the weights: distance {distance:.3g}, where {FITTED:g} or "
             "less is called a fit. What it shows was not read out of them."
         ]
+    if began is not None and distance > began / NEARER:
+        return UNKNOWN, [
+            f"The search fits the weights (distance {distance:.3g}), but so did the noise that it "
+            f"began at ({began:.3g}): the weights moved in a way that hardly depends on images."
+        ]
     return None
+
+
+def _hinted(
+    result: Mapping[str, Any],
+    membership: Mapping[str, Any] | None,
+    exposure: Mapping[str, Any] | None,
+) -> tuple[str, list[str]] | None:
+    """No proof, but too much to say that nothing is seen."""
+    score, floor, why = result.get("ssim_paper"), highest_floor(result), []
+    if share := result.get("recovered"):
+        why.append(
+            f"{100 * share:.0f} % of the images count as recovered, though the score of all "
+            f"({score:.4f} beside {floor or 0:.4f}) is not clear: look at the best ones."
+        )
+    if membership and not members_told(membership) and _unlikely(*_below(membership)):
+        found, asked = _below(membership)
+        why.append(f"{found} of {asked} candidates have p ≤ 0.01 (task=membership): too many.")
+    if determined := images_determined(exposure):
+        why.append(
+            f"The weights determine part of {determined} images, whatever this search found "
+            "(task=exposure)."
+        )
+    return (UNKNOWN, why) if why else None
+
+
+def members_told(membership: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """How many known members have p ≤ 0.01, and of how many, where chance hardly gives as many."""
+    known = [row for row in (membership or {}).get("candidates", ()) if row.get("member")]
+    found = sum(row["p"] <= LEVEL for row in known)
+    return (found, len(known)) if _unlikely(found, len(known)) else None
+
+
+def images_determined(exposure: Mapping[str, Any] | None) -> int:
+    """Of how many images the weights say something."""
+    rows = (exposure or {}).get("images", ())
+    return sum((row.get("dimensions") or 0) >= 1 or (row.get("bits") or 0) >= 1 for row in rows)
+
+
+def _below(membership: Mapping[str, Any]) -> tuple[int, int]:
+    return membership.get("below_1_percent", 0), len(membership.get("candidates", ()))
+
+
+def _unlikely(found: int, asked: int) -> bool:
+    """Whether so many p-values below ``LEVEL`` come by chance less than once in a thousand."""
+    fewer = (math.comb(asked, k) * LEVEL**k * (1 - LEVEL) ** (asked - k) for k in range(found))
+    return found > 0 and 1 - sum(fewer) < 1e-3
 
 
 def _by_score(result: Mapping[str, Any]) -> tuple[str, list[str]] | None:
@@ -111,7 +185,7 @@ def _blind(result: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> tu
 
 _ADVICE = {
     LEAKS: [
-        "Treat the images listed above as disclosed to whoever holds these weights.",
+        "Treat what is named above as disclosed to whoever holds these weights.",
         "Do not publish weights from before and after a training run together: no checkpoints in "
         "between, no difference of weights, no update of a single client.",
         "Train on more images a run, or with clipped and noised gradients (DP-SGD), and run this "

@@ -93,11 +93,12 @@ def content_of(
     Args:
         told: any of ``knowledge`` and ``compute`` (mappings), ``attacks`` (mappings, this one
             first), ``read`` and ``assumed`` (sentences), ``agreement``, ``membership``,
-            ``exposure``, ``diagnosis`` (as the files of these names hold them) and ``names`` of
-            the true images.
+            ``exposure``, ``diagnosis`` (as the files of these names hold them), ``began`` (the
+            distance at first) and ``names`` of the true images.
     """
     agreement = told.get("agreement")
-    found = conclude(result, agreement=agreement)
+    others = {key: told.get(key) for key in ("agreement", "membership", "exposure", "began")}
+    found = conclude(result, **others)
     return {
         "title": title,
         "answer": found.answer,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from simudy.analysis.report.conclusion import highest_floor
+from simudy.analysis.report.conclusion import highest_floor, images_determined
 from simudy.analysis.score import RECOVERED
 from simudy.analysis.verdicts import VERDICTS
 
 Tile = dict[str, str]
+UNLIKE = 0.1  # 1 − cos between the linearised run and the real one, above which it says little
 
 
 def tiles(result: Mapping[str, Any], told: Mapping[str, Any]) -> list[Tile]:
@@ -30,6 +31,10 @@ def _tile(name: str, value: str, note: str) -> Tile:
 
 
 def _score(result: Mapping[str, Any]) -> Tile:
+    if tokens := result.get("tokens"):
+        best = max(value or 0.0 for value in tokens["floor"].values())
+        note = "the floor: the best of held-out sentences and the most frequent token"
+        return _tile("tokens right beside their floor", f"{tokens['right']:.3f} / {best:.3f}", note)
     score, floor = result.get("ssim_paper"), highest_floor(result)
     if score is None or floor is None:
         return _tile("SSIM beside its floor", "not known", "there are no true images here")
@@ -63,5 +68,23 @@ def _exposure(found: Mapping[str, Any] | None) -> Tile:
     name = "exposure"
     if found is None:
         return _tile(name, "not asked", "task=exposure")
-    value, note = found.get("headline"), found.get("summary")
-    return _tile(name, str(value or "measured"), str(note or "see exposure.json"))
+    rows, floor = found.get("images") or [], found.get("psnr_floor") or 0.0
+    if not rows:
+        return _tile(name, "not yet", "no image is measured: task=exposure again")
+    if max(row.get("bias") or 0.0 for row in rows) > UNLIKE:
+        return _tile(name, "cannot say", "the linearised run is unlike the real one (bias)")
+    first, determined = rows[0], images_determined(found)
+    if not determined:
+        return _tile(
+            name, "nothing", f"the weights say nothing of any image, of {len(rows)}{_so_far(found)}"
+        )
+    note = (
+        f"images told of{_so_far(found)}; most of {first['image']}: {100 * first['share']:.0f} % "
+        f"of it, PSNR ≤ {first['psnr_bound']:.0f} dB (no weights: {floor:.0f})"
+    )
+    return _tile(name, f"{determined} of {len(rows)}", note)
+
+
+def _so_far(found: Mapping[str, Any]) -> str:
+    """A word of warning where not all images are measured yet."""
+    return "" if found.get("status") == "finished" else " so far"

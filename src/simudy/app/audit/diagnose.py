@@ -16,6 +16,7 @@ from simudy.app.audit.measures import (
     STOPPED,
     Line,
     Present,
+    blank,
     fitted,
     floored,
     linear,
@@ -92,6 +93,7 @@ def _lines(
     e = now.evidence
     yield floored(result)
     yield measured("fit", "1 − cos of the run replayed to the real one", lambda: fitted(now))
+    yield measured("blank", "1 − cos of the run on noise", lambda: blank(now))
     yield measured("m_lin", "M_lin, on the present dummies", lambda: linear(now))
     yield measured("sensitivity", "end moved by noise", lambda: sensitive(now))
     yield ranked(e)
@@ -105,6 +107,7 @@ def _recipe(cfg: DictConfig, held: Evidence) -> Line:
     """What of the run is known, and how."""
     guessed, read = guesses(cfg), list(held.notes.get("findings", ()))
     typed = "exact: trained here" if is_own_victim(cfg) else "typed, or as the evidence says"
+    typed = "known, and departed from" if is_own_victim(cfg) and guessed else typed
     figure = f"recipe {typed}; {len(guessed)} guessed; {len(read)} facts read from files"
     told = [*(f"guessed {name}={value}" for name, value in guessed.items()), *read]
     listed = f" ({'; '.join(told)})" if told else ""
@@ -120,23 +123,34 @@ def _recipe(cfg: DictConfig, held: Evidence) -> Line:
 def _changes(cfg: DictConfig, now: Present, lines: list[Line]) -> Iterator[str]:
     """What would change the outcome, by the figures above; the surest first."""
     value = {line.key: line.value for line in lines}
-    true, simulated = now.evidence.recipe.epochs, now.recipe.epochs
-    if simulated < true:
-        yield f"Simulate all epochs: {simulated} of {true} are (attack.recipe.epochs)."
-    if _above(value["fit"], FITTED) or _above(value["compute"], STOPPED):
-        doubled = 2 * cfg.outer.iterations
-        yield f"More iterations, from the beginning: outer.iterations={doubled}."
+    yield from _before_the_search(cfg, now, value)
+    if value["blank"] is not None and value["blank"] <= FITTED:
+        yield "task=membership, or outer.decode=true: they take off what weight decay moved."
     far = (m := value["m_lin"]) is not None and m < LINEAR
     if far or _above(value["sensitivity"], CHAOTIC):
         yield "Weights from inside the run (evidence.checkpoints=[…]): its parts are tamer."
         yield "Or a run of fewer epochs, or on fewer images, of the same trainer."
-    if _above(value["fit"], FITTED) and not is_own_victim(cfg):
-        yield "Check the recipe: rule, rate, batch, order. Learn the rate: dummy.learn=[lr]."
-    if _above(value["precision"], CHAOTIC):
-        yield "The weights as they were trained, before they were rounded."
     if _above(value["off_units"], 1) and not cfg.outer.decode:
         yield "Decode off the units: outer.decode=true."
     yield "Searches of other seeds, compared with this: task=verdict verdict.runs=[…]."
+
+
+def _before_the_search(
+    cfg: DictConfig, now: Present, value: Mapping[str, float | None]
+) -> Iterator[str]:
+    """What is wrong with what the search was given; else, that it was too short."""
+    true, simulated, guessed = now.evidence.recipe.epochs, now.recipe.epochs, guesses(cfg)
+    if simulated < true:
+        yield f"Simulate all epochs: {simulated} of {true} are (attack.recipe.epochs)."
+    unfit, hidden = _above(value["fit"], FITTED), _above(value["precision"], CHAOTIC)
+    doubtful = unfit and bool(guessed or not is_own_victim(cfg))
+    if doubtful:
+        doubted = ", ".join(guessed) or "rule, rate, batch, order"
+        yield f"Check the recipe: {doubted}. Learn the rate along: dummy.learn=[lr]."
+    if hidden:
+        yield "The weights as they were trained, before they were rounded or noised."
+    if _above(value["compute"], STOPPED) or (unfit and not (doubtful or hidden)):
+        yield f"More iterations, from the beginning: outer.iterations={2 * cfg.outer.iterations}."
 
 
 def _above(value: float | None, limit: float) -> bool:

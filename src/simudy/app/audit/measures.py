@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,8 +81,8 @@ def linear(now: Present) -> Line:
     e = now.evidence
     m_lin = linearity(e.model.loss, e.initial, now.images, labels, now.recipe).m_lin
     meaning = (
-        f"Below {LINEAR} gradients turn while the network trains, and no search here came to "
-        "images: fewer epochs, a wider network or checkpoints in between would change it."
+        f"Below {LINEAR} gradients turn while the network trains, and hardly any search here comes "
+        "to images: fewer epochs, a wider network or checkpoints in between would change it."
         if m_lin < LINEAR
         else "Gradients keep their direction: a search can follow this run."
     )
@@ -115,6 +116,20 @@ def fitted(now: Present) -> Line:
     )
     name = "1 − cos of the run replayed to the real one"
     return Line("fit", name, f"{distance:.2g}", meaning, distance)
+
+
+def blank(now: Present) -> Line:
+    """How well the run on noise explains the weights: as well, and a fit is worth nothing."""
+    noise = torch.randn(now.images.shape, generator=torch.Generator().manual_seed(1))
+    moved = now.displacement(noise.to(now.images))
+    distance = float(cosine(moved, now.evidence.displacement))
+    meaning = (
+        "Noise explains these weights too: what moved them (weight decay, the last bias) hardly "
+        "depends on the images, and a search cannot see them in the distance."
+        if distance <= FITTED
+        else "Images other than the true ones end elsewhere: the distance tells them apart."
+    )
+    return Line("blank", "1 − cos of the run on noise", f"{distance:.2g}", meaning, distance)
 
 
 def ranked(evidence: Evidence) -> Line:
@@ -156,16 +171,26 @@ def off(now: Present) -> Line:
 
 
 def precise(evidence: Evidence) -> Line:
-    """What rounding at publication left of the displacement."""
-    share = rounding_share(evidence)
+    """What rounding and noise at publication, or in training, left of the displacement."""
+    rounded, noised = rounding_share(evidence), _noise_share(evidence)
+    share = math.hypot(rounded, noised)
+    what = "Noise" if noised > rounded else "Rounding"
     meaning = (
-        "Rounding hides much of what training moved: ask for weights as they were trained."
+        f"{what} hides much of what training moved: ask for weights as they were trained."
         if share > CHAOTIC
-        else "Rounding hides next to nothing of what training moved."
+        else f"{what} hides next to nothing of what training moved."
     )
     kind = str(evidence.published).removeprefix("torch.")
-    figure = f"{kind}: rounding is {100 * share:.2g} % of the displacement"
+    figure = f"{kind}: rounding is {100 * rounded:.2g} % of the displacement"
+    figure += f", noise {100 * noised:.2g} %" if noised else ""
     return Line("precision", "precision as published", figure, meaning, share)
+
+
+def _noise_share(evidence: Evidence) -> float:
+    """The norm of noise that is known to be in the final weights, over that of θf − θ0."""
+    final, hidden = evidence.final, evidence.hidden
+    noise = sum(std**2 * final[name].numel() for name, std in hidden.items() if name in final)
+    return math.sqrt(noise) / float(tree.norm(evidence.displacement))
 
 
 def _rounding(evidence: Evidence, name: str) -> float:

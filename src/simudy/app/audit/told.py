@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from simudy.app.store import history
 from simudy.app.store.beside import load_agreement, load_found
 from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.evidence import Evidence
@@ -30,6 +31,7 @@ def told_of(
         "membership": load_found(folder.membership),
         "exposure": load_found(folder.exposure),
         "diagnosis": load_found(folder.diagnosis),
+        "began": _began(history.load(folder.history)) if cfg.dummy.start is None else None,
     }
 
 
@@ -151,6 +153,12 @@ def _attacks(
     }
     for name in agreement["searches"] if agreement else ():
         yield {"independent search": name}
+
+
+def _began(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """The distance of the dummies as they began, where the search began at noise."""
+    first = next(iter(rows), {}).get("distance")
+    return float(first) if first not in (None, "") else None
 
 
 def _beginning(cfg: DictConfig) -> Any:

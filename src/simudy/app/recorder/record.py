@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from simudy.app.recorder.replay import Verdict, replay
+from simudy.app.recorder.seen_loss import SeenLoss
 from simudy.app.recorder.seen_recipe import loss_of, recipe_of
 from simudy.app.recorder.taps import Taps
-from simudy.app.store.secret import Secret
+from simudy.app.store.secret import UNLABELLED, Secret, classes_in
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.model import StatelessModel
+from simudy.dynamics.model.criterion import REAL
 from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import ImageSet, Normalisation
@@ -149,7 +151,7 @@ def _complete(
         dict(taps.params),
         recipe,
         shape=tuple(recording.images.shape[1:]),
-        classes=classes or _classes(loss.outputs, recording.labels),
+        classes=classes or _classes(loss, recording.labels),
         n=len(recording.images),
         mean=mean,
         std=std,
@@ -159,10 +161,13 @@ def _complete(
     recording.evidence.notes["findings"] = [f"recorded in {len(taps.steps)} steps; {done}"]
 
 
-def _classes(outputs: tuple[int, ...], labels: Tensor) -> int:
+def _classes(loss: SeenLoss, labels: Tensor) -> int:
     """Of a classifier; 1 of a regression."""
-    if len(outputs) > 1 and outputs[1] > 1:
-        return outputs[1]
+    outputs = loss.outputs[1] if len(loss.outputs) > 1 else 1
+    if issubclass(loss.kind, REAL) and classes_in(labels, max(outputs, 2)) is None:
+        return 1
+    if outputs > 1:
+        return outputs
     return 2 if bool(((labels == 0) | (labels == 1)).all()) else 1
 
 
@@ -186,7 +191,15 @@ def _secret_of(recording: Recording, evidence: Evidence) -> Secret:
             "secret=True give (n, c, h, w), and as mean= and std= the normalisation that brings "
             "them to [0, 1]"
         )
-    names = tuple(map(str, range(max(evidence.classes, 2))))
-    images = ImageSet(pixels.clamp(0, 1), recording.labels.long(), names)
-    nothing = ImageSet(pixels[:0], recording.labels[:0].long(), names)
-    return Secret(images, nothing, normalisation)
+    said = recording.labels
+    known = classes_in(said, evidence.classes)
+    labels = torch.zeros(len(said), dtype=torch.int64) if known is None else known
+    names = UNLABELLED if known is None else tuple(map(str, range(evidence.classes)))
+    images = ImageSet(pixels.clamp(0, 1), labels, names)
+    nothing = ImageSet(pixels[:0], labels[:0], names)
+    return Secret(images, nothing, normalisation, targets=_unless_classes(said, known))
+
+
+def _unless_classes(said: Tensor, known: Tensor | None) -> Tensor | None:
+    """Targets that class numbers cannot stand for."""
+    return None if known is not None and said.numel() == len(said) else said

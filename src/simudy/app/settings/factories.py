@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,6 +27,7 @@ from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import fitting_gradient
 from simudy.attack.search import Outer, Search
+from simudy.dynamics.augment import Augment
 from simudy.dynamics.gradient import Gradient, Reverse, Sharded
 from simudy.dynamics.optim import Rule, scheduled, with_backend
 from simudy.dynamics.optim.schedule import Schedule
@@ -35,9 +38,11 @@ GUESSES = ("inner", "recipe")
 
 
 def device(name: str) -> torch.device:
-    """The device a setting names; ``auto`` is a GPU where there is one."""
+    """The device a setting names; ``auto`` is a GPU where there is one, and where there are several
+    the jobs of a sweep take turns.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(_own_gpu() if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)
     except RuntimeError as error:
@@ -47,6 +52,14 @@ def device(name: str) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise SimudyError(f"device={name}, but there is no usable GPU: set device=cpu")
     return found
+
+
+def _own_gpu() -> str:
+    """``cuda``, the process' own; in a sweep that of the job's number."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is None or hydra.mode != RunMode.MULTIRUN:
+        return "cuda"
+    return f"cuda:{hydra.job.num % torch.cuda.device_count()}"
 
 
 def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Method:
@@ -170,8 +183,25 @@ def recipe(cfg: DictConfig) -> Recipe:
 
 def _parts(said: dict[str, Any], where: str) -> dict[str, Any]:
     """The fields of a recipe, with those that are more than numbers made."""
-    makers = {"schedule": _schedule, "scheduler": _scheduler, "order": load_order}
+    makers = {
+        "schedule": _schedule,
+        "scheduler": _scheduler,
+        "order": load_order,
+        "augment": _augment,
+    }
     return {k: makers[k](v, f"{where}.{k}") if k in makers else v for k, v in said.items()}
+
+
+def _augment(said: Any, where: str) -> Any:
+    if not said or all(value is None for value in said.values()):
+        return None
+    target = locate(said["_target_"], where)
+    if not (isinstance(target, type) and issubclass(target, Augment)):
+        raise SimudyError(
+            f"{where}._target_={said['_target_']} is saved with the evidence, so make it a "
+            "dataclass derived from simudy.Augment"
+        )
+    return build(said, where)
 
 
 def _scheduler(said: Any, where: str) -> Any:

@@ -79,6 +79,8 @@ class RecipeConfig:
     seed: int | None = number(None, SEED)  # of the order; null: the run's seed
     drop_last: bool = False
     accumulate: int = number(1, COUNT)  # batches per step of the optimizer
+    # changes each batch, as it did in the run: a simudy.Augment, with a _target_
+    augment: Any = field(default=None, metadata=NODE)
     loss: Any = field(
         default=None, metadata=NODE
     )  # of torch.nn, with a _target_; without one cross-entropy
@@ -118,7 +120,7 @@ class VictimConfig:
 class DummyConfig:
     """What the outer loop moves (see ``simudy.attack.dummy``)."""
 
-    images: str = limited("auto", Literal["auto", "pixels", "frequencies", "span"])
+    images: str = limited("auto", Literal["auto", "pixels", "frequencies", "span", "tokens"])
     decay: float = number(1.5, NOT_NEGATIVE)
     start: Any = None
     labels: Any = "balanced"
@@ -277,6 +279,11 @@ def resolve(
     """
     cfg = resolve_targets(cfg, overrides, hydra)
     refuse_unknown(cfg, OmegaConf.structured(Config))
+    if cfg.get("parallel") == "steps":
+        raise SimudyError(
+            "parallel=steps is not there yet: steps depend on each other until iterates between "
+            "them are variables of their own; set parallel=images"
+        )
     check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
     missing = sorted(

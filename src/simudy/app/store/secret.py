@@ -17,6 +17,7 @@ from simudy.tensors import read_tensors
 from simudy.victim.data import ImageSet, Normalisation
 
 PARTS = ("victim", "heldout")
+TARGETS = "victim_targets"
 UNLABELLED = ("unknown",)  # the classes of images whose classes nobody gave
 REMEDY = "remove its folder and run again"
 
@@ -31,6 +32,7 @@ class Facts(_Required, total=False):
     """``secret.json``."""
 
     names: list[str]
+    alphabet: str
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,24 @@ class Secret:
         victim, heldout: the true images, and others.
         normalisation: as the network sees them.
         names: of the true images, where they have some.
+        targets: what the loss compared with ``(n, …)``, where it was no class: real numbers,
+            probabilities, several classes at once.
+        alphabet: what an image's columns stand for, where it is a text of one-hot rows.
     """
 
     victim: ImageSet
     heldout: ImageSet
     normalisation: Normalisation
     names: tuple[str, ...] = ()
+    targets: Tensor | None = None
+    alphabet: str = ""
+
+    @property
+    def true_targets(self) -> Tensor | None:
+        """What the loss compared with; None where nobody said."""
+        if self.targets is not None:
+            return self.targets
+        return self.victim.labels if self.labelled else None
 
     @property
     def labelled(self) -> bool:
@@ -61,6 +75,7 @@ class Secret:
             "mean": self.normalisation.mean,
             "std": self.normalisation.std,
             "names": self.names,
+            "alphabet": self.alphabet,
         }
         write_json(folder / "secret.json", facts)
 
@@ -81,7 +96,12 @@ class Secret:
         if names and len(names) != len(victim):
             raise SimudyError(f"{folder} is damaged (names and images do not fit): {REMEDY}")
         normalisation = Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
-        return cls(victim, heldout, normalisation, names)
+        alphabet = facts.get("alphabet", "")
+        if alphabet and len(alphabet) != victim.images.shape[3]:
+            raise SimudyError(f"{folder} is damaged (alphabet and images do not fit): {REMEDY}")
+        if (targets := tensors.get(TARGETS)) is not None and len(targets) != len(victim):
+            raise SimudyError(f"{folder} is damaged (targets and images do not fit): {REMEDY}")
+        return cls(victim, heldout, normalisation, names, targets, alphabet)
 
     def normalised(self) -> tuple[Tensor, Tensor]:
         """The true and the held-out images as the network sees them."""
@@ -92,7 +112,23 @@ class Secret:
     def _tensors(self) -> dict[str, Tensor]:
         parts = {"victim": self.victim, "heldout": self.heldout}
         images = {f"{name}_images": part.images.contiguous() for name, part in parts.items()}
-        return images | {f"{name}_labels": part.labels.contiguous() for name, part in parts.items()}
+        labels = {f"{name}_labels": part.labels.contiguous() for name, part in parts.items()}
+        known = {} if self.targets is None else {TARGETS: self.targets.contiguous()}
+        return images | labels | known
+
+
+def classes_in(targets: Tensor, classes: int) -> Tensor | None:
+    """The classes ``(n,)`` that targets ``(n, …)`` name outright, by number or by a 1 among zeros;
+    None where they are real numbers, probabilities or several classes at once.
+    """
+    rows = targets.reshape(len(targets), -1).double()
+    whole = bool((rows == rows.round()).all()) and bool((rows >= 0).all())
+    if not whole or classes < 2:
+        return None
+    if rows.shape[1] == 1:
+        return rows[:, 0].long() if bool((rows < classes).all()) else None
+    one_hot = rows.shape[1] == classes and bool((rows.sum(1) == 1).all())
+    return rows.argmax(1) if one_hot else None
 
 
 def _image_set(tensors: dict[str, Tensor], part: str, facts: Facts, folder: Path) -> ImageSet:

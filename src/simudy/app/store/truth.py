@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from simudy.app.settings.instantiate import build
-from simudy.app.store.secret import UNLABELLED, Secret
+from simudy.app.store.secret import UNLABELLED, Secret, classes_in
 from simudy.attack.evidence import Evidence
 from simudy.errors import SimudyError
 from simudy.files import user_path
@@ -53,12 +54,17 @@ def _read(cfg: DictConfig, key: str, held: Evidence) -> Named:
         found = _made(build(said, where), where, cfg, key)
     else:
         found = read_named(user_path(said), where, channels=held.shape[0])
+    found = dataclasses.replace(found, labels=_as_trained(found.labels, held.classes))
     if tuple(found.images.shape[1:]) != held.shape:
         raise SimudyError(
             f"images of {where} are {tuple(found.images.shape[1:])} and the network takes "
             f"{held.shape}: give them as they were trained on"
         )
-    if found.labels is not None and not _within(found.labels, held.classes):
+    if (
+        found.labels is not None
+        and _whole(found.labels)
+        and not _within(found.labels, held.classes)
+    ):
         raise SimudyError(
             f"labels of {where} run from {int(found.labels.min())} to {int(found.labels.max())} "
             f"and evidence.classes={held.classes}: number the classes from 0"
@@ -79,6 +85,18 @@ def _made(source: Any, where: str, cfg: DictConfig, key: str) -> Named:
     return named_of_dataset(source)
 
 
+def _as_trained(labels: Tensor | None, classes: int) -> Tensor | None:
+    """Class numbers, where that is all that they say; of a network of one class, real numbers."""
+    if labels is None or classes == 1:
+        return None if labels is None else labels.float()
+    known = None if _whole(labels) else classes_in(labels, classes)
+    return labels if known is None or labels.numel() > len(labels) else known
+
+
+def _whole(labels: Tensor) -> bool:
+    return labels.ndim == 1 and not labels.is_floating_point()
+
+
 def _within(labels: Tensor, classes: int) -> bool:
     return bool(((labels >= 0) & (labels < classes)).all())
 
@@ -86,12 +104,13 @@ def _within(labels: Tensor, classes: int) -> bool:
 def _secret(truth: Named, others: Named | None, held: Evidence) -> Secret:
     nothing = Named(truth.images[:0], (), None if truth.labels is None else truth.labels[:0])
     parts = truth, nothing if others is None else others
-    known = all(part.labels is not None for part in parts)
+    known = all(part.labels is not None and _whole(part.labels) for part in parts)
+    real = None if truth.labels is None or _whole(truth.labels) else truth.labels
     classes = tuple(map(str, range(held.classes))) if known else UNLABELLED
     victim, heldout = (
         ImageSet(part.images, _labels(part) if known else _none(part), classes) for part in parts
     )
-    return Secret(victim, heldout, Normalisation(held.mean, held.std), truth.names)
+    return Secret(victim, heldout, Normalisation(held.mean, held.std), truth.names, real)
 
 
 def _labels(part: Named) -> Tensor:

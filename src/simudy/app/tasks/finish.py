@@ -18,6 +18,7 @@ from simudy.analysis.gallery_page import save_gallery_page
 from simudy.analysis.report.conclusion import highest_floor
 from simudy.analysis.report.document import save_report
 from simudy.analysis.score import Score, paper_ssim, score
+from simudy.analysis.text_score import score_tokens
 from simudy.analysis.verdicts import counts_of, verdicts_on
 from simudy.app.audit.told import told_of
 from simudy.app.store import checkpoint, history, reconstruction
@@ -47,6 +48,9 @@ def finish(
     result = {"status": facts.pop("status"), **_figures(scored), **judged, **facts}
     if scored and secret and secret.names:
         result["images"] = _by_name(scored, secret.names)
+    if scored and secret and secret.alphabet:
+        texts = (secret.victim.images, secret.heldout.images)
+        result["tokens"] = score_tokens(images, *texts, secret.alphabet)
     told = told_of(cfg, held, result, folder, images)
     told["names"] = secret.names if secret else ()
     _draw(cfg, images, secret, Normalisation(held.mean, held.std), scored, result, told, folder)
@@ -162,6 +166,9 @@ def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
             100 * (result.get("recovered") or 0.0),
         )
         log.info(words, *shown)
+    if tokens := result.get("tokens"):
+        floor = max(value or 0.0 for value in tokens["floor"].values())
+        log.info("tokens right: %.3f (highest floor %.3f)", tokens["right"], floor)
     if counts := result.get("verdict_counts"):
         log.info("verdicts: %s", ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     log.info("gallery: %s", folder.gallery)

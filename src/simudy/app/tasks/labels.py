@@ -27,13 +27,15 @@ def resolve_labels(said: Any, secret: Secret | None) -> str | Tensor:
                 f"dummy.labels={said} needs the secret, and there is none: choose balanced or "
                 "learned"
             )
-        if not secret.labelled:
+        true = secret.true_targets
+        if true is None or (said == "wrong" and not secret.labelled):
             raise SimudyError(
                 f"dummy.labels={said} needs the classes of the true images: give them as "
                 "sub-folders, or as labels of an .npz file"
             )
-        true = secret.victim.labels
-        return true if said == "true" else (true + 1) % len(secret.victim.classes)
+        if said == "true":
+            return true
+        return (secret.victim.labels + 1) % len(secret.victim.classes)
     if said not in ("balanced", "learned"):
         raise SimudyError(
             f"dummy.labels={said}: choose balanced, learned, true or wrong, or give a list of "

@@ -19,6 +19,7 @@ from simudy.app.settings.fingerprint import config_hash
 from simudy.app.store.run_directory import RunDirectory
 from simudy.app.store.secret import Secret
 from simudy.app.tasks import prepare
+from simudy.app.tasks.run import beside_a_run, report_anew
 from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.tree import Params
@@ -51,18 +52,24 @@ class _Begun(TypedDict, total=False):
 
 
 def measure(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
-    """Write ``exposure.json`` and ``exposure.png``; what was measured already is not again.
+    """Write ``exposure.json`` and ``exposure.png``; what was measured already is not again. Beside
+    an earlier run it measures that one's evidence, by its own settings, and leaves its result.
 
     Raises:
         SimudyError: the images are not known.
     """
-    folder.claim(cfg)
+    own, alone = beside_a_run(cfg, folder)
+    if alone:
+        folder.claim(cfg)
+    cfg = own
     device = factories.device(cfg.device)
-    held, secret = prepare.prepare_evidence(cfg, folder, device), prepare.load_secret(cfg, folder)
+    held = prepare.prepare_evidence(cfg, folder, device)
+    prepare.lay_down_truth(cfg, folder, held)
+    secret = prepare.load_secret(cfg, folder)
     if secret is None:
         raise SimudyError(
             "task=exposure is an owner's: it needs the images that the weights were trained on, so "
-            "train the victim here, or set evidence.folder to a run's whose secret lies beside it"
+            "train the victim here, set evidence.truth, or evidence.folder to a run with a secret"
         )
     path = folder.exposure
     rows = _begun(path, config_hash(cfg))
@@ -70,8 +77,10 @@ def measure(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     found = _report(cfg, held, rows)
     write_json(path, {**found, "status": "finished"})
     save_exposure_plot(folder.root / "exposure.png", found["images"], floor=found["psnr_floor"])
-    write_json(folder.result, {"status": "finished", **_headline(found)})
+    if alone:
+        write_json(folder.result, {"status": "finished", **_headline(found)})
     _tell(found)
+    report_anew(cfg, folder)
     return found
 
 
@@ -102,7 +111,13 @@ def _linearised(cfg: DictConfig, held: Evidence, secret: Secret) -> tuple[Linear
     initial, final = (
         {k: v.to(wide) for k, v in weights.items()} for weights in (held.initial, held.final)
     )
-    images, labels = secret.normalised()[0].to(like.device, wide), secret.victim.labels
+    images, labels = secret.normalised()[0].to(like.device, wide), secret.true_targets
+    if labels is None:
+        raise SimudyError(
+            "task=exposure needs what the images were trained towards: give evidence.truth their "
+            "classes as sub-folders, or an .npz file with labels (whole or real)"
+        )
+    labels = labels.to(wide) if labels.is_floating_point() else labels
     run = LinearisedRun(
         model.loss,
         initial,

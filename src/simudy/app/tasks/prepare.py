@@ -33,7 +33,7 @@ from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.victim.data import Splits
 from simudy.victim.pretrain import Pretraining, pretrain
-from simudy.victim.publish import Publication, without_noise
+from simudy.victim.publish import Publication, both, noise_of_run, without_noise
 from simudy.victim.train import train
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ def read(cfg: DictConfig, folder: Path) -> Evidence:
     locate(
         fields_of(cfg.inner, "inner")["_target_"], "inner"
     )  # a rule of one's own, which the file may name then
+    if cfg.recipe.augment and cfg.recipe.augment.get("_target_"):
+        locate(cfg.recipe.augment["_target_"], "recipe.augment")
     return Evidence.load(folder, module)
 
 
@@ -89,7 +91,8 @@ def _write(cfg: DictConfig, folder: RunDirectory, device: torch.device) -> None:
         )
     splits: Splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed)
     evidence = train_victim(cfg, splits, device)
-    _save_complete(folder.secret, Secret(splits.victim, splits.heldout, splits.normalisation).save)
+    parts = (splits.victim, splits.heldout, splits.normalisation)
+    _save_complete(folder.secret, Secret(*parts, alphabet=splits.alphabet).save)
     _save_complete(folder.evidence, evidence.save)
 
 
@@ -123,7 +126,7 @@ def train_victim(cfg: DictConfig, splits: Splits, device: torch.device) -> Evide
         normalisation.mean,
         normalisation.std,
         precision=shown.precision,
-        hidden=shown.hidden,
+        hidden=both(shown.hidden, noise_of_run(run, model.params, len(victim))),
         checkpoints=tuple(map(Checkpoint, keep, kept)),
     )
 

@@ -113,6 +113,23 @@ def rescore(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     return finish(cfg, prepare.load_secret(cfg, folder), held, folder)
 
 
+def beside_a_run(cfg: DictConfig, folder: RunDirectory) -> tuple[DictConfig, bool]:
+    """The settings of a task that asks about weights, by those of the run whose directory this is;
+    and whether the directory is the task's own.
+    """
+    if not folder.config.exists():
+        folder.claim(cfg)
+        return cfg, True
+    earlier, asked = folder.settings(cfg), {key: cfg[key] for key in ("task", cfg.task)}
+    return OmegaConf.merge(earlier, asked), earlier.task == cfg.task  # type: ignore[return-value]
+
+
+def report_anew(cfg: DictConfig, folder: RunDirectory) -> None:
+    """Lay the report out with what was found beside it, where there is one."""
+    if folder.reconstruction.exists() and folder.result.exists():
+        rescore(cfg, folder)
+
+
 def dry_run(cfg: DictConfig) -> None:
     """A dry run: everything is built, one outer step is taken, nothing is kept."""
     from simudy.app.settings import factories

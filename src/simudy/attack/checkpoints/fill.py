@@ -10,6 +10,7 @@ from torch import nn
 
 from simudy.attack.checkpoints.saved_optimizer import (
     class_names,
+    cycles_momentum,
     rule_of,
     saved_optimizers,
     steps_of,
@@ -55,14 +56,30 @@ def fill(recipe: Recipe, module: nn.Module, files: Files) -> tuple[Recipe, list[
     for part in (_length, _scheduler):
         recipe, said = part(recipe, files)
         lines += said
-    return recipe, lines
+    return recipe, [*lines, *_assumed(recipe, files)]
+
+
+def _assumed(recipe: Recipe, files: Files) -> Iterator[str]:
+    """What neither a person nor the files tell, and how many epochs trainers counted: as some count
+    from 0, that is no proof.
+    """
+    rule = type(recipe.optimizer).__name__
+    if "inner.lr" not in files.typed and not _optimizers(files) and hasattr(recipe.optimizer, "lr"):
+        yield f"nobody told {rule}(lr={recipe.optimizer.lr}): assumed"  # type: ignore
+    told = dict(_counts(recipe, files)) or next(saved_schedulers(files.final), None)
+    if "recipe.epochs" in files.typed or told or not (isinstance(recipe.order, str | None)):
+        return
+    epochs = [one.get("epoch") for one in (files.initial, files.final) if isinstance(one, Mapping)]
+    counted = [str(e) for e in epochs if isinstance(e, int)]
+    hint = f" (the files' epoch: {' and '.join(counted)})" if counted else ""
+    yield f"nobody told Recipe(epochs={recipe.epochs}): assumed{hint}"
 
 
 # --- the rule
 
 
 def _rule(recipe: Recipe, module: nn.Module, files: Files) -> tuple[Rule, list[str]]:
-    held = [*saved_optimizers(files.initial), *saved_optimizers(files.final)]
+    held = _optimizers(files)
     ours = recipe.optimizer
     if not held or not isinstance(ours, PerTensor):
         return ours, []
@@ -77,9 +94,14 @@ def _rule(recipe: Recipe, module: nn.Module, files: Files) -> tuple[Rule, list[s
         for f in dataclasses.fields(ours)  # type: ignore[arg-type]
         if f"inner.{f.name}" in files.typed
     }
-    for name in sorted(typed):
+    cycled = {"momentum", "beta1"} if cycles_momentum(saved["param_groups"][0]) else set()
+    for name in sorted(typed - cycled):
         _require_typed(found, name, getattr(ours, name))
     return found, [f"the optimizer was {_shown(found)}"]
+
+
+def _optimizers(files: Files) -> list[Mapping[str, Any]]:
+    return [*saved_optimizers(files.initial), *saved_optimizers(files.final)]
 
 
 def _is_of(rule: Rule, saved: Mapping[str, Any]) -> bool:
@@ -107,14 +129,14 @@ def _members(rule: Rule) -> list[Rule]:
 
 
 def _shown(rule: Rule) -> str:
-    """``SGD(lr=0.1, momentum=0.9)``: what differs from the rule's defaults."""
+    """``SGD with lr 0.1, momentum 0.9``: what differs from the rule's defaults."""
     return " and ".join(map(_one_shown, _members(rule)))
 
 
 def _one_shown(rule: Rule) -> str:
     held = [(f, getattr(rule, f.name)) for f in dataclasses.fields(rule)]  # type: ignore[arg-type]
-    words = [f"{f.name}={v}" for f, v in held if f.name == "lr" or v != f.default]
-    return f"{type(rule).__name__}({', '.join(words)})"
+    words = [f"{f.name} {v}" for f, v in held if f.name == "lr" or v != f.default]
+    return f"{type(rule).__name__} with {', '.join(words)}"
 
 
 # --- the length

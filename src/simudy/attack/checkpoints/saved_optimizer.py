@@ -20,6 +20,9 @@ _KINDS: tuple[type[torch.optim.Optimizer], ...] = (
     *(torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
 )
 WAYS = {"foreach", "fused", "capturable", "differentiable", "initial_lr", "params", "swa_lr"}
+# what OneCycleLR writes into a group, and what it has moved by then
+CYCLED = {"max_lr", "min_lr", "max_momentum", "base_momentum"}
+WAYS |= CYCLED
 _LATE = {"maximize", "decoupled_weight_decay"}  # older files lack them
 _NAMES = {"param_names", "name"}
 Assignment = list[list[str]]
@@ -45,6 +48,11 @@ def kinds(group: Mapping[str, Any]) -> list[type[torch.optim.Optimizer]]:
     """The optimizers of torch whose groups have these settings."""
     held = group.keys() - WAYS - _NAMES
     return [kind for kind in _KINDS if _settings(kind) - _LATE <= held <= _settings(kind)]
+
+
+def cycles_momentum(group: Mapping[str, Any]) -> bool:
+    """Whether the momentum that was saved is a scheduler's, not the one that was begun with."""
+    return "base_momentum" in group
 
 
 def is_decoupled(group: Mapping[str, Any]) -> bool | None:

@@ -4,6 +4,7 @@ what it keeps, and proven by stepping the real one to the rate that was saved.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,10 @@ from torch.optim import lr_scheduler
 
 from simudy.attack.checkpoints.saved_optimizer import states_in
 from simudy.dynamics.optim import SGD
+from simudy.dynamics.optim.hyperparameters import hyperparameters
 from simudy.dynamics.optim.interop.lr_scheduler import Scheduler, stepped
+from simudy.dynamics.optim.rule import Rule
+from simudy.dynamics.recipe import Recipe
 from simudy.errors import SimudyError
 
 _KINDS: tuple[type[lr_scheduler.LRScheduler], ...] = (
@@ -64,11 +68,50 @@ def rates_of(scheduler: Scheduler, *, base: float, count: int) -> list[float]:
 
 
 def told(scheduler: Scheduler) -> str:
-    """``StepLR(gamma=0.5, step_size=2)``."""
+    """``StepLR with gamma 0.5, step_size 2``."""
     if not isinstance(scheduler, partial):
         return str(getattr(scheduler, "__name__", scheduler))
-    options = ", ".join(f"{key}={value}" for key, value in scheduler.keywords.items())
-    return f"{scheduler.func.__name__}({options})"  # type: ignore[attr-defined]
+    options = ", ".join(f"{key} {value}" for key, value in scheduler.keywords.items())
+    return f"{scheduler.func.__name__} with {options}"  # type: ignore[attr-defined]
+
+
+def written_out(recipe: Recipe, n: int | None) -> Recipe:
+    """``recipe`` with factors in place of a scheduler that is no class of torch, whose name alone
+    would not bring it back.
+
+    Raises:
+        SimudyError: the number of images is unknown, or rates move apart.
+    """
+    made = recipe.scheduler
+    kind = made.func if isinstance(made, partial) else made
+    if kind is None or getattr(lr_scheduler, getattr(kind, "__name__", ""), None) is kind:
+        return recipe
+    if n is None:
+        raise SimudyError(
+            "a scheduler of your own is saved as the factors it comes to, one a batch: set "
+            "Evidence(n=…), or Recipe(schedule=…) to these"
+        )
+    still = dataclasses.replace(recipe, scheduler=None).rules(n)[0]
+    moved, found = recipe.rules(n), {}
+    for name in ("lr", "momentum", "beta1"):
+        if factors := _factors(name, still, moved):
+            found[name] = factors
+    return dataclasses.replace(recipe, scheduler=None, schedule=found or None)
+
+
+def _factors(name: str, still: Rule, moved: list[Rule]) -> list[float]:
+    """Of a hyper-parameter by batch; none where it rests or no rule has it."""
+    before = {path: float(v) for path, v in hyperparameters(still).items()}
+    paths = [path for path, v in before.items() if path.split("/")[-1] == name and v]
+    curves = [
+        [float(hyperparameters(rule)[path]) / before[path] for rule in moved] for path in paths
+    ]
+    if any(curve != curves[0] for curve in curves):
+        raise SimudyError(
+            f"the scheduler moves {name} otherwise in one group than in another, which no factors "
+            "say: use a class of torch.optim.lr_scheduler"
+        )
+    return curves[0] if curves and any(factor != 1 for factor in curves[0]) else []
 
 
 def _arguments(kind: type) -> set[str]:

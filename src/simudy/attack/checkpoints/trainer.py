@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from simudy.attack.checkpoints.saved_optimizer import (
     WAYS,
     class_names,
+    cycles_momentum,
     is_decoupled,
     rule_of,
     saved_optimizers,
@@ -98,7 +99,8 @@ def _require_at_its_start(recipe: Recipe, rate: float) -> None:
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
     betas = dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))
     plain = {k: v for k, v in group.items() if k not in {*WAYS, "betas"}}
-    return {**plain, **betas}
+    moved = {"momentum", "beta1"} if cycles_momentum(group) else set()
+    return {k: v for k, v in {**plain, **betas}.items() if k not in moved}
 
 
 def _states(rule: Rule | None) -> dict[str, Any]:

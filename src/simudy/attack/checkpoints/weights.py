@@ -7,6 +7,9 @@ module has, by names and shapes, and says how it was found.
 from __future__ import annotations
 
 import argparse
+import datetime
+import pathlib
+import types
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -26,9 +29,17 @@ from simudy.files import read_json
 _DEPTH = 4  # of nesting in a checkpoint
 _SHOWN = 3  # names, where two sides do not fit
 _WRAPPERS = ("module", "_orig_mod")  # DataParallel, torch.compile; they stand anywhere in a name
-_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_INDEX = ".index.json"
+_FOLDER = tuple(
+    name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", _INDEX)
+)
+_BESIDE = {  # as Trainer and accelerate name them
+    "optimizer": ("optimizer.pt", "optimizer.bin"),
+    "scheduler": ("scheduler.pt", "scheduler.bin"),
+}
 _HARMLESS = [  # what stands beside weights in checkpoints, and does nothing when it is unpickled
-    argparse.Namespace,
+    *(argparse.Namespace, types.SimpleNamespace, pathlib.PosixPath, pathlib.PurePosixPath),
+    *(datetime.datetime, datetime.date, datetime.timedelta),
     np.dtype,
     np.ndarray,
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
@@ -41,6 +52,12 @@ class _Index(TypedDict):
     """The shape of ``model.safetensors.index.json``."""
 
     weight_map: dict[str, str]
+
+
+class _Trainer(TypedDict):
+    """What counts in ``trainer_state.json``."""
+
+    global_step: int
 
 
 @dataclass(frozen=True)
@@ -59,20 +76,19 @@ class Fitted:
 
 def load_weights(path: str | Path) -> Any:
     """What a file of weights holds: a ``.safetensors`` file, a ``.pt``/``.pth``/``.ckpt``/``.bin``
-    file (read with ``weights_only=True``), or a Hugging Face folder.
+    file (read with ``weights_only=True``), or a Hugging Face folder, with the states of the
+    optimizer and its scheduler and the count of steps that lie in it.
 
     Raises:
         SimudyError: no such file, or not one that can be read without running code.
     """
     path = Path(path)
     if path.is_dir():
-        path = _in_folder(path)
+        return _folder(path)
     if not path.is_file():
         raise SimudyError(f"no weights at {path}: give an existing .safetensors or .pt file")
     try:
-        if path.name.endswith(".index.json"):
-            return _shards(path)
-        return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+        return _shards(path) if path.name.endswith(_INDEX) else _one(path)
     except (
         SafetensorError,
         RuntimeError,
@@ -135,6 +151,21 @@ def _is_tensor(value: Any) -> bool:
 # --- reading
 
 
+def _folder(folder: Path) -> Any:
+    """The weights in it, and the states beside them."""
+    path = _in_folder(folder)
+    beside = {
+        kind: load_weights(folder / name)
+        for kind, names in _BESIDE.items()
+        for name in names
+        if (folder / name).is_file()
+    }
+    if (told := folder / "trainer_state.json").is_file():
+        beside.update(read_json(told, _Trainer, "take it out of the folder"))
+    weights = load_weights(path)
+    return {path.name: weights, **beside} if beside else weights
+
+
 def _in_folder(folder: Path) -> Path:
     names = [name for name in _FOLDER if (folder / name).is_file()]
     if not names:
@@ -156,8 +187,12 @@ def _safetensors(path: Path) -> Params:
 def _shards(index: Path) -> Params:
     remedy = "give the file of weights itself"
     names = read_json(index, _Index, remedy)["weight_map"].values()
-    shards = [_safetensors(index.parent / Path(name).name) for name in sorted(set(names))]
+    shards = [_one(index.parent / Path(name).name) for name in sorted(set(names))]
     return {name: tensor for shard in shards for name, tensor in shard.items()}
+
+
+def _one(path: Path) -> Any:
+    return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
 
 
 def _pickled(path: Path) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.span import Span, without_gradients
 from simudy.dynamics.tree import Params
@@ -111,7 +112,9 @@ def _require_relu(evidence: Evidence, weight: str, bias: str) -> None:
 
 def _require_visible(values: Tensor, noise: float) -> None:
     if hidden := int((values <= noise).sum()):
-        raise _refusal(f"the weights' rounding hides {hidden} of {len(values)} images")
+        raise _refusal(
+            f"the weights' rounding, or noise in them, hides {hidden} of {len(values)} images"
+        )
 
 
 def _require_one_rule(evidence: Evidence, weight: str, bias: str) -> None:
@@ -134,11 +137,18 @@ def _end(evidence: Evidence, size: float) -> Params:
 
 
 def _noise(evidence: Evidence, weight: str, precision: torch.dtype | None) -> float:
-    """Of one entry of ΔW1: every step rounds the weights."""
-    w, steps = evidence.initial[weight], evidence.recipe.steps(evidence.n or 1)
-    known = getattr(torch, evidence.precision) if evidence.precision else w.dtype
-    size = float(w.square().mean().sqrt())
-    return _ROUNDING * torch.finfo(precision or known).eps * size * steps**0.5
+    """Of one entry of ΔW1: every step rounds the weights, publishing them may, and may hide them
+    in noise of its own.
+    """
+    ends = evidence.initial[weight], evidence.final[weight]
+    known = precision or evidence.published
+    kept = known if known.is_floating_point else ends[0].dtype  # nobody trains in whole numbers
+    size = float(ends[0].square().mean().sqrt())
+    steps = evidence.recipe.steps(evidence.n or 1)
+    variance = (_ROUNDING * torch.finfo(kept).eps * size) ** 2 * steps
+    if known is not kept:
+        variance += sum(float(rounding_variance(w, known).mean()) for w in ends)
+    return (variance + evidence.hidden.get(weight, 0.0) ** 2) ** 0.5
 
 
 def _refusal(reason: str) -> SimudyError:

@@ -74,6 +74,11 @@ class Span:
                 "the run went on from weights that others moved, so its displacement has no span "
                 "of its own: set Method(images='frequencies') or pixels"
             )
+        if evidence.recipe.augment is not None:
+            raise NoSpan(
+                "the images were augmented, so that the span is of what the network saw, not of "
+                "them: set Method(images='frequencies') or pixels"
+            )
         gradient_part = evidence.final[layer] - without_gradients(evidence, layer)
         if not bool(gradient_part.any()):
             raise NoSpan(

@@ -20,11 +20,13 @@ from simudy.attack.dummy import Dummy, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.influence import FirstLayer, solve
 from simudy.attack.methods.problem import Method, Problem
+from simudy.attack.methods.smoothing import falling, require_relu, sigma_at
 from simudy.attack.prior import Term, pixel_range, prior
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Adjoint, Direct
-from simudy.dynamics.gradient import Factored, Gradient, Reverse
+from simudy.dynamics.gradient import Factored, Gradient, Loss, Reverse
 from simudy.dynamics.gradient.compact import compact
+from simudy.dynamics.model.smoothed import SmoothedLoss
 from simudy.dynamics.optim import Clipped, Rule
 from simudy.dynamics.optim.hyperparameters import scale_hyperparameters
 from simudy.dynamics.recipe import Recipe
@@ -55,8 +57,8 @@ class Simudy(Method):
         tv: weight of the total variation of the normalised images.
         box: weight of the squared distance to the pixel range.
         term: what else is believed of images, a function of normalised ones. Default: nothing.
-        images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, or ``auto``:
-            what fits (see ``coordinates``).
+        images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, ``tokens``
+            where images are texts, or ``auto``: what fits (see ``coordinates``).
         decay: of the expected amplitude with frequency.
         labels, noise, start, learn, n: see ``new_dummy``.
         recipe: the attacker's guess of the run. Default: the evidence's.
@@ -70,6 +72,10 @@ class Simudy(Method):
         grow_until: over this first part of the iterations the simulated horizon grows, from a
             quarter of the steps on. A shorter run takes proportionally longer steps, so that it
             lands about where the whole one does. Default: all steps from the first iteration on.
+        smooth: ``(first, last)``: σ of the simulation's ReLUs (see ``Smoothed``), falling over the
+            iterations in ten stages. A network far from linear is chaotic to a derivative, and less
+            so rounded off; in return even the true images do not land quite. Gates are frozen: the
+            whole second derivative led nowhere from noise. Default: sharp, as the victim.
         focus_after: from this fraction of the iterations on, compare the first layer's displacement
             within the column space of the real one only (see ``FirstLayer``). Needs
             ``images="span"``.
@@ -96,8 +102,13 @@ class Simudy(Method):
     damping: Annotated[float | None, POSITIVE] = None
     focus_after: Annotated[float, FRACTION] = 1.0
     grow_until: Annotated[float, FRACTION] = 0.0
+    smooth: tuple[float, float] | None = None
     adjoint: Adjoint = field(default_factory=Direct)  # pyright: ignore[reportIncompatibleVariableOverride]
     gradient: Gradient | None = None
+
+    def __post_init__(self) -> None:
+        if self.smooth is not None:
+            self.smooth = falling(*self.smooth)
 
     def problem(self, evidence: Evidence, *, seed: int) -> SimudyProblem:
         """Dummies drawn with ``seed``, in the span's coordinates if asked for.
@@ -107,6 +118,8 @@ class Simudy(Method):
         """
         distance_named(self.distance)
         self._require_whole(evidence)
+        if self.smooth is not None:
+            require_relu(evidence, self.smooth)
         evidence = dataclasses.replace(evidence, recipe=self.recipe or evidence.recipe)
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
         dummy = new_dummy(
@@ -170,6 +183,7 @@ class SimudyProblem(Problem):
         self.real = [self._real(part, batches) for part in self.segments]
         self.pixels = pixel_range(evidence.mean, evidence.std, like=dummy.images())
         self.curvature: Tensor | None = None
+        self._soft: SmoothedLoss | None = None
 
     def variables(self) -> dict[str, Tensor]:
         return self.dummy.variables()
@@ -214,17 +228,23 @@ class SimudyProblem(Problem):
         }
 
     def stage(self, progress: float) -> object:
-        return self._steps(progress), progress >= self.settings.focus_after
+        return (
+            self._steps(progress),
+            progress >= self.settings.focus_after,
+            sigma_at(self.settings.smooth, progress),
+        )
 
     def displacements(self, progress: float = 1.0) -> list[tree.Params]:
         """How far each simulated segment goes from its known start; without checkpoints the whole
         run is one.
         """
         batches, rules = self.dummy.batches(self.recipe), self._rules(progress)
+        sigma = sigma_at(self.settings.smooth, progress)
         found, state = [], None
         for part in self.segments:
             state = None if part.fresh else state
-            end, state = self._simulate(part.start, batches[part.steps], rules[part.steps], state)
+            taken = batches[part.steps], rules[part.steps]
+            end, state = self._simulate(part.start, *taken, state, sigma=sigma)
             last = part is self.segments[-1]
             found.append(tree.sub(rules[-1].final(end, state) if last else end, part.start))
         return found
@@ -232,14 +252,14 @@ class SimudyProblem(Problem):
     def simulate(self, progress: float = 1.0) -> tree.Params:
         """Where the run ends, simulated in one piece: θ̂f."""
         batches, rules = self.dummy.batches(self.recipe), self._rules(progress)
-        end, state = self._simulate(self.evidence.initial, batches, rules, None)
+        end, state = self._simulate(self.evidence.initial, batches, rules, None, sigma=0.0)
         return rules[-1].final(end, state)
 
     def _simulate(
-        self, start: tree.Params, batches: list[Any], rules: list[Rule], state: Any
+        self, start: tree.Params, batches: list[Any], rules: list[Rule], state: Any, *, sigma: float
     ) -> tuple[tree.Params, Any]:
         return simulate(
-            self.evidence.model.loss,
+            self._loss(sigma),
             start,
             batches[: len(rules)],
             rules,
@@ -248,6 +268,14 @@ class SimudyProblem(Problem):
             state=state,
             return_state=True,
         )
+
+    def _loss(self, sigma: float) -> Loss:
+        """One object for each σ, as ``Traced`` records an object once."""
+        if not sigma:
+            return self.evidence.model.loss
+        if self._soft is None or self._soft.sigma != sigma:
+            self._soft = SmoothedLoss(self.evidence.model.loss, sigma, frozen=True)
+        return self._soft
 
     def restore(self, images: Tensor, labels: Tensor, learned: dict[str, Tensor]) -> None:
         self.dummy.restore(images, labels, learned)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from simudy.errors import SimudyError
 
 _BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)  # they take class indices
+# towards real numbers; and of several outputs each by itself between 0 and 1
+REAL = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+_EACH_ALONE = (nn.BCELoss, nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 _WEIGHTED_MEAN = (nn.CrossEntropyLoss, nn.NLLLoss)  # they divide by the weights of the batch
 
 
@@ -47,6 +50,11 @@ class PerSample:
         self._each = copy.deepcopy(self.loss)
         self._each.reduction = "none"  # type: ignore[assignment]
 
+    @property
+    def independent(self) -> bool:
+        """Whether several outputs of one image are judged each by itself, as of several labels."""
+        return isinstance(self.loss, _EACH_ALONE)
+
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         by_class = isinstance(self.loss, _BY_CLASS)
         if isinstance(self.loss, _BY_CLASS[1:]) and labels.is_floating_point():
@@ -55,7 +63,10 @@ class PerSample:
                 "Method(labels='balanced'), or "
                 "StatelessModel(criterion=torch.nn.CrossEntropyLoss)"
             )
-        losses = self._each(outputs, labels if by_class else targets_like(outputs, labels))
+        targets = labels if by_class else targets_like(outputs, labels)
+        if isinstance(self.loss, nn.SoftMarginLoss) and not labels.is_floating_point():
+            targets = 2 * targets - 1  # it takes -1 and 1
+        losses = self._each(outputs, targets)
         if self.loss.reduction == "sum":
             return (
                 losses.flatten(1).sum(1) * len(losses) if losses.dim() > 1 else losses * len(losses)

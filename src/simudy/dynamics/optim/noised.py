@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from simudy.dynamics.optim.accumulated import Accumulated
 from simudy.dynamics.optim.clipped import Clipped
 from simudy.dynamics.optim.rule import Rate, Rule, is_on
-from simudy.dynamics.optim.wrapper import Numbered, Wrapper
+from simudy.dynamics.optim.wrapper import Numbered
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -75,12 +77,25 @@ def private(
 
 
 def public(rule: Rule) -> Rule:
-    """``rule`` as others may know it: without the noise, which its seed would give away."""
+    """``rule`` as others may know it: without the noise, which its seed would give away. The very
+    same where it has none.
+    """
     if isinstance(rule, Noised):
         return public(rule.rule)
-    if isinstance(rule, Wrapper):
-        return dataclasses.replace(rule, rule=public(rule.rule))
-    return rule
+    held = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}  # type: ignore[arg-type]
+    told = {name: _public_within(value) for name, value in held.items()}
+    changed = {name: value for name, value in told.items() if value is not held[name]}
+    return dataclasses.replace(rule, **changed) if changed else rule  # type: ignore[type-var]
+
+
+def _public_within(value: Any) -> Any:
+    """Of one field: a rule, or rules by name."""
+    if isinstance(value, Rule):
+        return public(value)
+    if not isinstance(value, Mapping):
+        return value
+    told = {name: _public_within(inner) for name, inner in value.items()}
+    return told if any(told[name] is not value[name] for name in value) else value
 
 
 def _drawn(like: Tensor, rng: np.random.Generator) -> Tensor:

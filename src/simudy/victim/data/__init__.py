@@ -9,6 +9,7 @@ from simudy.victim.data.images import ImageSet, Normalisation, Source, Splits
 from simudy.victim.data.npz import Npz
 from simudy.victim.data.pixels import as_pixels, channels_first, resize, to_grey
 from simudy.victim.data.select import Pool, balanced, split
+from simudy.victim.data.sentences import Sentences
 from simudy.victim.data.torch_dataset import TorchDataset
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Normalisation",
     "Npz",
     "Pool",
+    "Sentences",
     "Source",
     "Splits",
     "TorchDataset",

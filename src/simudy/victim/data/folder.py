@@ -14,10 +14,10 @@ from torch import Tensor
 
 from simudy.errors import SimudyError
 from simudy.files import user_path
-from simudy.ranges import COUNT, NUMBER_OF, SIDE
+from simudy.ranges import SIDE
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels
-from simudy.victim.data.select import Pool, split
+from simudy.victim.data.select import Pool, Selection
 
 OTHERS = 50_000  # files and folders beside pictures
 PIXELS = 2**26  # of a picture: beyond any camera
@@ -25,30 +25,21 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 @dataclass
-class Folder:
+class Folder(Selection):
     """Pictures in `root/<class>/…`, searched to any depth (so TinyImageNet's
     `<class>/images/*.JPEG` works as it is).
 
-    Normalisation is measured on the held-out images.
-
     Args:
         root: the folder.
-        n: images of the victim, the first of each class by name.
-        heldout: the next ones, as controls; None: as many as n.
         size: height and width in pixels, by centre crop and antialiased resize; None: as they are,
             if all alike.
         grey: luma alone.
-        pretrain: how many of the rest to pretrain on.
-        shuffle: draw with the seed, not first by name.
+        n, heldout, pretrain, shuffle: see ``Selection``; the first are those by name.
     """
 
     root: str
-    n: Annotated[int, COUNT] = 20
-    heldout: Annotated[int | None, NUMBER_OF] = None
     size: Annotated[int | None, SIDE] = None
     grey: bool = False
-    pretrain: Annotated[int, NUMBER_OF] = 0
-    shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
         """Images (n, 3 or 1, h, w). SimudyError for a missing folder, a broken picture, sizes that
@@ -60,8 +51,7 @@ class Folder:
             return stack([self.picture(paths[i]) for i in indices.tolist()])
 
         pool = Pool(torch.tensor(labels, dtype=torch.int64), classes, read)
-        order = pool.order(seed if self.shuffle else None)
-        return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
+        return self.of(pool, seed=seed)
 
     def picture(self, path: Path) -> Tensor:
         """(c, h, w) pixels of one file."""

@@ -83,13 +83,15 @@ class Splits:
 
     victim: the secret images, seen by the victim and the scorer alone. heldout: public images for
     controls and floors. pretrain: public images to pretrain a network on, if the source offers any.
-    normalisation: public knowledge, hence never measured on the victim's images.
+    normalisation: public knowledge, hence never measured on the victim's images. alphabet: what the
+    columns of an image stand for, where it is a text of one-hot rows.
     """
 
     victim: ImageSet
     heldout: ImageSet
     pretrain: ImageSet | None
     normalisation: Normalisation
+    alphabet: str = ""
 
 
 class Source(Protocol):

@@ -13,7 +13,7 @@ from simudy.errors import SimudyError
 from simudy.victim.data.folder import Folder, pictures, stack
 from simudy.victim.data.npz import read_archive, require_labels
 from simudy.victim.data.pixels import as_pixels, channels_first
-from simudy.victim.data.torch_dataset import labels_of, picture
+from simudy.victim.data.torch_dataset import picture, targets_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Named:
     Attributes:
         images: pixels ``(n, c, h, w)`` in [0, 1].
         names: as a person finds them again.
-        labels: ``(n,)`` int64, or None where they are unknown.
+        labels: ``(n,)`` int64; real targets ``(n, …)``; or None where they are unknown.
     """
 
     images: Tensor
@@ -55,10 +55,13 @@ def read_named(path: Path, where: str, *, channels: int, size: int | None = None
         raise SimudyError(f"no folder or .npz file '{path}': set {where} to one of images")
     arrays = read_archive(path, ("images",), optional=("labels",))
     pixels, labels = channels_first(as_pixels(arrays["images"])), arrays.get("labels")
-    if labels is not None:
-        require_labels(labels, tuple(pixels.shape[:1]), path)
     names = tuple(f"{path.name}[{i}]" for i in range(len(pixels)))
-    return Named(pixels, names, None if labels is None else torch.from_numpy(labels).long())
+    if labels is None:
+        return Named(pixels, names)
+    if labels.dtype.kind == "f" and len(labels) == len(pixels):
+        return Named(pixels, names, torch.from_numpy(labels).float())
+    require_labels(labels, tuple(pixels.shape[:1]), path)
+    return Named(pixels, names, torch.from_numpy(labels).long())
 
 
 def _of_folder(root: Path, where: str, reader: Folder) -> Named:
@@ -89,4 +92,4 @@ def named_of_dataset(dataset: Any) -> Named:
         )
     files = getattr(dataset, "samples", None) or range(len(dataset))  # as ImageFolder has them
     names = tuple(Path(one[0]).name if isinstance(one, tuple) else str(one) for one in files)
-    return Named(torch.stack(images), names, labels_of(dataset))
+    return Named(torch.stack(images), names, targets_of(dataset))

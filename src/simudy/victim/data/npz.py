@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 from zipfile import ZipFile
 
 import numpy as np
@@ -13,48 +12,35 @@ import torch
 
 from simudy.errors import SimudyError
 from simudy.files import user_path
-from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
-from simudy.victim.data.select import Pool, numbered_classes, split
+from simudy.victim.data.select import Pool, Selection, numbered_classes
 
 Arrays = dict[str, np.ndarray]
 BOMB = 2**28  # bytes of an array, from which on its packing is looked at
 
 
 @dataclass
-class Npz:
+class Npz(Selection):
     """An archive with `images`, (m, h, w), (m, h, w, c) or (m, c, h, w), uint8 or floats in [0, 1],
     and `labels`, (m,).
 
-    Normalisation is measured on the held-out images.
-
     Args:
         path: the .npz file.
-        n: images of the victim, the first of each class.
-        heldout: the next ones, as controls; None: as many as n.
-        pretrain: how many of the rest to pretrain on.
-        shuffle: draw with the seed, not the first of each class.
+        n, heldout, pretrain, shuffle: see ``Selection``.
     """
 
     path: str
-    n: Annotated[int, COUNT] = 20
-    heldout: Annotated[int | None, NUMBER_OF] = None
-    pretrain: Annotated[int, NUMBER_OF] = 0
-    shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
         """Images (n, c, h, w). SimudyError for a missing or unreadable file, or arrays unlike the
         above.
         """
         images, labels = read_arrays(user_path(self.path))
-        pixels, numbers = (
-            channels_first(as_pixels(images)),
-            torch.from_numpy(labels.astype(np.int64)),
-        )
+        pixels = channels_first(as_pixels(images))
+        numbers = torch.from_numpy(labels.astype(np.int64))
         pool = Pool(numbers, numbered_classes(numbers), pixels.__getitem__)
-        order = pool.order(seed if self.shuffle else None)
-        return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
+        return self.of(pool, seed=seed)
 
 
 def _refuse_bombs(path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
+from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import ImageSet, Normalisation, Splits
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,30 @@ class Pool:
         if seed is None:
             return torch.arange(len(self.labels))
         return torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(kw_only=True)
+class Selection:
+    """Which of a source's images are taken.
+
+    Normalisation is measured on the held-out images.
+
+    Args:
+        n: images of the victim, the first of each class.
+        heldout: the next ones, as controls; None: as many as n.
+        pretrain: how many of the rest to pretrain on.
+        shuffle: draw with the seed, not the first of each class.
+    """
+
+    n: Annotated[int, COUNT] = 20
+    heldout: Annotated[int | None, NUMBER_OF] = None
+    pretrain: Annotated[int, NUMBER_OF] = 0
+    shuffle: bool = False
+
+    def of(self, pool: Pool, *, seed: int) -> Splits:
+        """The images chosen, read. Raises SimudyError where images run out."""
+        order = pool.order(seed if self.shuffle else None)
+        return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
 
 
 def split(

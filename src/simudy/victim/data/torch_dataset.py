@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simudy.errors import SimudyError
-from simudy.ranges import COUNT, NUMBER_OF
 from simudy.victim.data.images import Splits
 from simudy.victim.data.pixels import as_pixels, channels_first
-from simudy.victim.data.select import Pool, numbered_classes, split
+from simudy.victim.data.select import Pool, Selection, numbered_classes
 
 
 @dataclass
-class TorchDataset:
+class TorchDataset(Selection):
     """A map-style dataset of (image, label) pairs; an image is a PIL picture, or uint8 or floats in
     [0, 1] as a tensor.
 
@@ -28,24 +27,16 @@ class TorchDataset:
     Args:
         dataset: the object itself; as a setting,
             `data.dataset={_target_: torchvision.datasets.SVHN, root: …}`.
-        n: images of the victim, the first of each class.
-        heldout: the next ones, as controls; None: as many as n.
-        pretrain: how many of the rest to pretrain on.
-        shuffle: draw with the seed, not the first of each class.
+        n, heldout, pretrain, shuffle: see ``Selection``.
     """
 
     dataset: Any
-    n: Annotated[int, COUNT] = 20
-    heldout: Annotated[int | None, NUMBER_OF] = None
-    pretrain: Annotated[int, NUMBER_OF] = 0
-    shuffle: bool = False
 
     def load(self, *, seed: int) -> Splits:
         """Images (n, c, h, w). SimudyError where the images differ in size or leave [0, 1]."""
         labels = labels_of(self.dataset)
         pool = Pool(labels, names_of(self.dataset, labels), self.read)
-        order = pool.order(seed if self.shuffle else None)
-        return split(pool, order, n=self.n, heldout=self.heldout, pretrain=self.pretrain)
+        return self.of(pool, seed=seed)
 
     def read(self, indices: Tensor) -> Tensor:
         images = [picture(self.dataset[i][0]) for i in indices.tolist()]
@@ -69,11 +60,26 @@ def picture(image: Any) -> Tensor:
 
 
 def labels_of(dataset: Any) -> Tensor:
-    """(m,) int64. `targets` precede a target transform, so they count only where there is none."""
+    """(m,) int64. SimudyError where they are no classes."""
+    targets = targets_of(dataset)
+    if targets.is_floating_point() or targets.ndim != 1:
+        raise SimudyError(
+            f"labels of the dataset are {str(targets.dtype).removeprefix('torch.')} "
+            f"{tuple(targets.shape)}: give one class number per image"
+        )
+    return targets
+
+
+def targets_of(dataset: Any) -> Tensor:
+    """(m,) int64 classes, or real targets (m, …). `targets` precede a target transform, so they
+    count only where there is none.
+    """
     targets = getattr(dataset, "targets", None)
     if targets is None or getattr(dataset, "target_transform", None) is not None:
-        targets = [int(dataset[i][1]) for i in range(len(dataset))]
-    return torch.as_tensor(targets, dtype=torch.int64)
+        targets = [torch.as_tensor(dataset[i][1]) for i in range(len(dataset))]
+        targets = torch.stack(targets) if targets else torch.empty(0, dtype=torch.int64)
+    targets = torch.as_tensor(targets)
+    return targets.float() if targets.is_floating_point() else targets.long()
 
 
 def names_of(dataset: Any, labels: Tensor) -> tuple[str, ...]:

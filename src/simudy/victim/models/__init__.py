@@ -9,5 +9,16 @@ from simudy.victim.models.layers import ACTIVATIONS, NORMS, activation_named, no
 from simudy.victim.models.mlp import MLP
 from simudy.victim.models.resnet import ResNet
 from simudy.victim.models.vit import ViT
+from simudy.victim.models.writer import Writer
 
-__all__ = ["ACTIVATIONS", "CNN", "MLP", "NORMS", "ResNet", "ViT", "activation_named", "norm_named"]
+__all__ = [
+    "ACTIVATIONS",
+    "CNN",
+    "MLP",
+    "NORMS",
+    "ResNet",
+    "ViT",
+    "Writer",
+    "activation_named",
+    "norm_named",
+]

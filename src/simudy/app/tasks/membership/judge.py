@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from simudy.analysis.calibration import p_values, separation, uniformity
@@ -23,6 +23,7 @@ from simudy.app.tasks.membership.candidates import (
     together,
 )
 from simudy.app.tasks.membership.laid_out import Scores, announce, lay_out
+from simudy.app.tasks.run import beside_a_run, report_anew
 from simudy.attack.evidence import Evidence
 from simudy.attack.membership.memorised import loss_scores
 from simudy.attack.membership.outside import RowSpaceTest
@@ -39,14 +40,7 @@ def membership(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Write ``membership.json``, ``.csv`` and ``.png``: beside an earlier run's evidence it judges
     that, by its own settings.
     """
-    alone = True
-    if folder.config.exists():
-        earlier = folder.settings(cfg)
-        alone = earlier.task == "membership"
-        asked = {"task": "membership", "membership": cfg.membership}
-        cfg = OmegaConf.merge(earlier, asked)  # type: ignore[assignment]
-    else:
-        folder.claim(cfg)
+    cfg, alone = beside_a_run(cfg, folder)
     device = factories.device(cfg.device)
     held = prepare.prepare_evidence(cfg, folder, device).to(device)
     candidates, reference = _images(cfg, held, prepare.load_secret(cfg, folder))
@@ -55,6 +49,7 @@ def membership(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     announce(found)
     if alone:
         write_json(folder.result, {k: v for k, v in found.items() if k != "candidates"})
+    report_anew(cfg, folder)
     return found
 
 

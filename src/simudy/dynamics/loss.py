@@ -1,4 +1,4 @@
-"""A loss as a simulation calls it: by exact operations, and the same at every call."""
+"""What a simulation calls: a loss, exact and the same at every call, and ``observe``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from simudy.dynamics import tree
 from simudy.dynamics.custom_vjp import unwrapped
 from simudy.dynamics.model.operations import exact_operations
 from simudy.dynamics.tree import Params
@@ -50,6 +51,7 @@ _EXPLAINED = {
     "torch, or call the block itself and save memory by adjoint=Recompute()",
 }
 _checked: WeakSet[Any] = WeakSet()
+Observe = Callable[[int, Any, Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -184,3 +186,31 @@ def number(value: Any) -> Tensor:
 def _bytes(generator: torch.Generator) -> bytes:
     with temporarily_clear_interpreter_stack():  # or its state would be wrapped as well
         return generator.get_state().numpy().tobytes()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """``observe``, kept from moving what it is shown.
+
+    Raises:
+        SimudyError: it writes to the parameters or to the loss, or torch cannot follow it.
+    """
+
+    observe: Observe
+
+    def __call__(self, step: int, params: Params, loss: Tensor) -> Any:
+        shown = [unwrapped(leaf) for leaf in tree.leaves((params, loss))]
+        before = [_writes(leaf) for leaf in shown]
+        with explained("observe"):
+            seen = self.observe(step, params, loss)
+        if before != [_writes(leaf) for leaf in shown]:
+            raise SimudyError(
+                "observe writes to the parameters it is shown, and so into the run: let it take "
+                "a clone() of them"
+            )
+        return seen
+
+
+def _writes(leaf: Tensor) -> int:
+    """How often a tensor has been written to."""
+    return 0 if leaf.is_inference() else leaf._version

@@ -13,9 +13,15 @@ import torch
 
 from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Gradient, Reverse
-from simudy.dynamics.loss import ExactLoss, as_written, check_same, draws_refused
+from simudy.dynamics.loss import (
+    ExactLoss,
+    Observe,
+    Observed,
+    as_written,
+    check_same,
+    draws_refused,
+)
 from simudy.dynamics.nested import by_names, is_flat
-from simudy.dynamics.observed import Observe, Observed
 from simudy.dynamics.optim.going_on import checked_state
 from simudy.dynamics.optim.rule import Rule, advance
 from simudy.dynamics.tree import Params

@@ -26,6 +26,7 @@ from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.settings.schema import register, resolve
 from simudy.app.sweep.failures import clear_failure, failures, save_failure
 from simudy.app.sweep.grid import refuse_too_many
+from simudy.app.sweep.optional import refuse_missing
 from simudy.app.sweep.restart import at_work, is_left_out, persistently
 from simudy.app.translate import in_settings
 from simudy.app.usage import usage, version
@@ -63,6 +64,7 @@ def run_cli(argv: Sequence[str]) -> int:
         if told := _told(argv):
             print(told)
             return DONE
+        refuse_missing(argv)
         refuse_too_many(argv)
         with _hydra_at_hand(argv), private_files(), signals.stopping_on_signals():
             main = hydra.main(

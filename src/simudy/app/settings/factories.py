@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -36,9 +38,11 @@ GUESSES = ("inner", "recipe")
 
 
 def device(name: str) -> torch.device:
-    """The device a setting names; ``auto`` is a GPU where there is one."""
+    """The device a setting names; ``auto`` is a GPU where there is one, and where there are several
+    the jobs of a sweep take turns.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(_own_gpu() if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)
     except RuntimeError as error:
@@ -48,6 +52,14 @@ def device(name: str) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise SimudyError(f"device={name}, but there is no usable GPU: set device=cpu")
     return found
+
+
+def _own_gpu() -> str:
+    """``cuda``, the process' own; in a sweep that of the job's number."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is None or hydra.mode != RunMode.MULTIRUN:
+        return "cuda"
+    return f"cuda:{hydra.job.num % torch.cuda.device_count()}"
 
 
 def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Method:

@@ -47,6 +47,8 @@ def _parsed(words: Sequence[str]) -> list[Override]:
 
 def _values(override: Override, limit: int) -> list[str]:
     key = override.get_key_element()
+    if override.is_interval_sweep():  # a search chooses from it, one value a job
+        return [override.input_line or key]
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
     return [f"{key}={v}" for v in itertools.islice(override.sweep_string_iterator(), limit)]

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 BEGUN, ROUND = ".begun", ".round"  # files: of a job at work, of a sweep launched again
 REASON = "its process was killed, alone too: perhaps it takes more memory than there is"
 
+_OF_RAY = ("WorkerCrashedError", "OutOfMemoryError")
+
 
 class Round(TypedDict):
     """What a launch leaves out: jobs by name.
@@ -50,9 +52,9 @@ def persistently(launch: Callable[[], None], fail: Callable[[Path, str], None]) 
         while True:
             try:
                 return launch()
-            except BrokenProcessPool:
+            except Exception as error:
                 suspects = _begun(_sweeps[-1]) if _sweeps else []
-                if not suspects:
+                if not (_is_killed(error) and suspects):
                     raise
                 log.warning("a worker was killed: running %d jobs one by one", len(suspects))
                 killed = [job for job in suspects if not _survives(job, launch)]
@@ -109,11 +111,18 @@ def at_work(root: Path) -> Iterator[None]:
         (root / BEGUN).unlink(missing_ok=True)
 
 
+def _is_killed(error: Exception) -> bool:
+    """Whether a worker was: joblib's, or ray's, which begins a job anew three times by itself."""
+    return isinstance(error, BrokenProcessPool) or type(error).__name__ in _OF_RAY
+
+
 def _survives(job: Path, launch: Callable[[], None]) -> bool:
     _now["alone"] = job.name
     try:
         launch()
-    except BrokenProcessPool:
+    except Exception as error:
+        if not _is_killed(error):
+            raise
         (job / BEGUN).unlink(missing_ok=True)
         return False
     finally:

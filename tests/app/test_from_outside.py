@@ -141,7 +141,7 @@ def test_what_nobody_told_is_said_to_be_assumed(cli, net):
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     torch.save({"state_dict": state(module), "epoch": 0}, "a.pt")
     train(module, optimizer)
-    torch.save({"state_dict": state(module), "epoch": 4}, "b.pt")
+    torch.save({"state_dict": state(module), "epoch": np.int64(4)}, "b.pt")
     ends = "evidence.initial=a.pt", "evidence.final=b.pt"
     outcome = cli(*WORDS, *ends, "dry_run=true", tiny=False)
     assert "nobody told inner.lr=0.01: assumed" in outcome.out

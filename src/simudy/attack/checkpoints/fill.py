@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Set
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -70,7 +71,7 @@ def _assumed(recipe: Recipe, files: Files) -> Iterator[str]:
     if "recipe.epochs" in files.typed or told or not (isinstance(recipe.order, str | None)):
         return
     epochs = [one.get("epoch") for one in (files.initial, files.final) if isinstance(one, Mapping)]
-    counted = [str(e) for e in epochs if isinstance(e, int)]
+    counted = [str(e) for e in epochs if isinstance(e, Integral)]  # numpy's among them
     hint = f" (the files' epoch: {' and '.join(counted)})" if counted else ""
     yield f"nobody told Recipe(epochs={recipe.epochs}): assumed{hint}"
 

@@ -1,7 +1,8 @@
 """What helps: an owner's choices at publication and in training, against what is reconstructed,
 told and kept: SSIM of the attack, AUC of membership, the bound on PSNR and test accuracy.
 
-python benchmarks/defences.py --data DATA [--out runs/defences] [--only none noise_1 …]
+python benchmarks/defences.py --data DATA [--out runs/defences] [--only none 'noise 1' …]
+python benchmarks/defences.py --data DATA --scratch --out runs/scratch
 
 A small MLP that has learnt from 8,000 images, fine-tuned on 20 of 16×16 (as it is: no new head, so
 that there is an accuracy to lose). Each figure is a run of `simudy` in a directory of its own, and
@@ -26,14 +27,18 @@ from simudy.app.store.secret import Secret
 from simudy.attack.evidence import Evidence
 from simudy.victim.models import MLP
 
-VICTIM = (
+SCRATCH = (
     "experiment=cifar10_mlp_n20",
+    "data.size=16",
+    "model.width=300",
+    "data.heldout=200",
+)
+VICTIM = (
+    *SCRATCH,
+    "data.heldout=400",
     "victim=pretrained",
     "victim.pretrain.epochs=6",
     "victim.pretrain.new_head=false",
-    "data.size=16",
-    "model.width=300",
-    "data.heldout=400",
 )
 AROUND_SGD = ("+inner.rule._target_=simudy.SGD",)
 PRIVATE = (
@@ -65,7 +70,8 @@ DEFENCES: dict[str, tuple[str, ...]] = {
 def figures(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Everything measured of one defence."""
     root = Path(args.out) / name.replace(" ", "_")
-    words = (*VICTIM, *ATTACK, f"data.root={args.data}", *DEFENCES[name])
+    victim = SCRATCH if args.scratch else VICTIM
+    words = (*victim, *ATTACK, f"data.root={args.data}", *DEFENCES[name])
     run(*words, f"hydra.run.dir={root}")
     held = f"evidence.folder={root / 'evidence'}"
     run(*words, "task=exposure", *EXPOSURE, held, f"hydra.run.dir={root}_exposure")
@@ -119,6 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", default="runs/defences")
+    parser.add_argument("--scratch", action="store_true", help="a victim that begins at random")
     parser.add_argument("--only", nargs="*", default=list(DEFENCES))
     args = parser.parse_args()
     path = Path(args.out, "defences.json")

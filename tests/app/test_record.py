@@ -353,6 +353,13 @@ def by_hand(net, optimizer):
     optimizer.step()
 
 
+def two_losses(net, optimizer):
+    out = net(X)
+    likeness = nn.functional.mse_loss(out.softmax(1), nn.functional.one_hot(Y, 3).float())
+    (nn.functional.cross_entropy(out, Y) + likeness).backward()
+    optimizer.step()
+
+
 def autocast(net, optimizer):
     with torch.autocast("cpu", torch.bfloat16):
         train(net, optimizer)
@@ -371,6 +378,7 @@ def lbfgs(net):
         (lambda: cnn().to(torch.bfloat16), sgd, train, "bfloat16"),
         (cnn, lambda net: sgd(cnn()), train, "belong"),
         (cnn, sgd, by_hand, "no loss"),
+        (cnn, sgd, two_losses, "two losses are added"),
     ],
 )
 def test_what_is_known_before_the_first_step_is_refused_there(make, optimize, script, words):

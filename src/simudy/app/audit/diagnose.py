@@ -123,28 +123,34 @@ def _recipe(cfg: DictConfig, held: Evidence) -> Line:
 def _changes(cfg: DictConfig, now: Present, lines: list[Line]) -> Iterator[str]:
     """What would change the outcome, by the figures above; the surest first."""
     value = {line.key: line.value for line in lines}
-    true, simulated = now.evidence.recipe.epochs, now.recipe.epochs
-    if simulated < true:
-        yield f"Simulate all epochs: {simulated} of {true} are (attack.recipe.epochs)."
-    guessed = guesses(cfg)
-    wrong = _above(value["fit"], FITTED) and (guessed or not is_own_victim(cfg))
-    if wrong:
-        doubted = ", ".join(guessed) or "rule, rate, batch, order"
-        yield f"Check the recipe: {doubted}. Learn the rate along: dummy.learn=[lr]."
-    if _above(value["compute"], STOPPED) or (_above(value["fit"], FITTED) and not wrong):
-        doubled = 2 * cfg.outer.iterations
-        yield f"More iterations, from the beginning: outer.iterations={doubled}."
+    yield from _before_the_search(cfg, now, value)
     if value["blank"] is not None and value["blank"] <= FITTED:
-        yield "distance=layerwise or euclidean, which see what cosine over all weights drowns."
+        yield "task=membership, or outer.decode=true: they take off what weight decay moved."
     far = (m := value["m_lin"]) is not None and m < LINEAR
     if far or _above(value["sensitivity"], CHAOTIC):
         yield "Weights from inside the run (evidence.checkpoints=[…]): its parts are tamer."
         yield "Or a run of fewer epochs, or on fewer images, of the same trainer."
-    if _above(value["precision"], CHAOTIC):
-        yield "The weights as they were trained, before they were rounded or noised."
     if _above(value["off_units"], 1) and not cfg.outer.decode:
         yield "Decode off the units: outer.decode=true."
     yield "Searches of other seeds, compared with this: task=verdict verdict.runs=[…]."
+
+
+def _before_the_search(
+    cfg: DictConfig, now: Present, value: Mapping[str, float | None]
+) -> Iterator[str]:
+    """What is wrong with what the search was given; else, that it was too short."""
+    true, simulated, guessed = now.evidence.recipe.epochs, now.recipe.epochs, guesses(cfg)
+    if simulated < true:
+        yield f"Simulate all epochs: {simulated} of {true} are (attack.recipe.epochs)."
+    unfit, hidden = _above(value["fit"], FITTED), _above(value["precision"], CHAOTIC)
+    doubtful = unfit and bool(guessed or not is_own_victim(cfg))
+    if doubtful:
+        doubted = ", ".join(guessed) or "rule, rate, batch, order"
+        yield f"Check the recipe: {doubted}. Learn the rate along: dummy.learn=[lr]."
+    if hidden:
+        yield "The weights as they were trained, before they were rounded or noised."
+    if _above(value["compute"], STOPPED) or (unfit and not (doubtful or hidden)):
+        yield f"More iterations, from the beginning: outer.iterations={2 * cfg.outer.iterations}."
 
 
 def _above(value: float | None, limit: float) -> bool:

@@ -81,8 +81,8 @@ def linear(now: Present) -> Line:
     e = now.evidence
     m_lin = linearity(e.model.loss, e.initial, now.images, labels, now.recipe).m_lin
     meaning = (
-        f"Below {LINEAR} gradients turn while the network trains, and no search here came to "
-        "images: fewer epochs, a wider network or checkpoints in between would change it."
+        f"Below {LINEAR} gradients turn while the network trains, and hardly any search here comes "
+        "to images: fewer epochs, a wider network or checkpoints in between would change it."
         if m_lin < LINEAR
         else "Gradients keep their direction: a search can follow this run."
     )

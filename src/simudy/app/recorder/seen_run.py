@@ -85,6 +85,12 @@ class Album:
                 f"images of shape {tuple(images.shape[1:])} follow such of "
                 f"{tuple(self._images[0].shape)}: no evidence can say that, so make them alike"
             )
+        if self._labels and labels.shape[1:] != self._labels[0].shape:
+            raise SimudyError(
+                f"labels of shape {tuple(labels.shape[1:])} follow such of "
+                f"{tuple(self._labels[0].shape)}, as where two losses are added: no evidence can "
+                "say that, so record a run with one"
+            )
         return [self._place(*pair) for pair in zip(images.cpu(), labels.cpu(), strict=True)]
 
     def _place(self, image: Tensor, label: Tensor) -> int:

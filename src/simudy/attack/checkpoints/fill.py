@@ -111,7 +111,8 @@ def _is_of(rule: Rule, saved: Mapping[str, Any]) -> bool:
 def _require_typed(found: Rule, name: str, value: Any) -> None:
     for rule in _members(found):
         held = getattr(rule, name, value)
-        if float(held) != float(value):
+        pair = [tuple(v) if isinstance(v, (tuple, list)) else float(v) for v in (held, value)]
+        if pair[0] != pair[1]:
             raise SimudyError(
                 f"the file's optimizer has {name}={held}, the recipe {value}: set "
                 f"{type(rule).__name__}({name}={held}), or leave it out"

@@ -141,7 +141,7 @@ def test_what_nobody_told_is_said_to_be_assumed(cli, net):
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     torch.save({"state_dict": state(module), "epoch": 0}, "a.pt")
     train(module, optimizer)
-    torch.save({"state_dict": state(module), "epoch": 4}, "b.pt")
+    torch.save({"state_dict": state(module), "epoch": np.int64(4)}, "b.pt")
     ends = "evidence.initial=a.pt", "evidence.final=b.pt"
     outcome = cli(*WORDS, *ends, "dry_run=true", tiny=False)
     assert "nobody told inner.lr=0.01: assumed" in outcome.out
@@ -166,7 +166,7 @@ def test_a_scheduler_of_her_own(cli, net, name):
     assert facts["recipe"]["schedule"]["lr"] == pytest.approx([1 / 3, 2 / 3, 1, 1])
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "ASGD", "Rprop"])
 def test_from_epoch_k_to_k_plus_3(cli, net, kind):
     """Moments of a live optimizer at epoch k go along."""
     module = net()
@@ -180,7 +180,7 @@ def test_from_epoch_k_to_k_plus_3(cli, net, kind):
     torch.save(checkpoint(), "a.pt")
     train(module, optimizer, epochs=3)
     torch.save(checkpoint(), "b.pt")
-    how = ("recipe.epochs=3",) if kind == "SGD" else ("inner=adam",)
+    how = {"SGD": ("recipe.epochs=3",), "Adam": ("inner=adam",)}.get(kind, ())
     landed(cli, net, "evidence.initial=a.pt", "evidence.final=b.pt", *how)
     assert Path("run/evidence/moments.safetensors").exists()
 

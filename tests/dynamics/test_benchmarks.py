@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 
 def run(monkeypatch, script, *words):
@@ -88,3 +90,75 @@ def test_without_a_gpu_it_says_what_can_be_done(benchmarks, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         run(monkeypatch, gpu)
     assert "--device cpu --tiny" in capsys.readouterr().err
+
+
+class Counted(TorchDispatchMode):
+    """Multiply-adds of every product, by torch's own formulas (its counter follows modules, which
+    fails in a second derivative).
+    """
+
+    macs = 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if (flops := flop_registry.get(func.overloadpacket)) is not None:
+            self.macs += flops(*args, **(kwargs or {}), out_val=out) / 2
+        return out
+
+
+@pytest.mark.parametrize("mode", ["Reverse", "Mixed"])
+def test_the_count_of_a_step_is_what_a_step_computes(benchmarks, monkeypatch, mode):
+    """The passes that the table counts by, beside every product of a step that runs."""
+    import scale
+
+    from simudy.victim.models import ResNet
+
+    shape = (3, 16, 16)
+    monkeypatch.setitem(scale.NETS, "small", (lambda: ResNet(shape, 10, width=8), shape))
+    gradient = {"Reverse": scale.Reverse, "Mixed": scale.Mixed}[mode]()
+    counts = []
+    for steps in (2, 3):
+        run = scale.step("small", 4, gradient, steps=steps)
+        run()  # what is tried before the first step is not counted
+        with Counted() as counter:
+            run()
+        counts.append(counter.macs)
+    expected = scale.PASSES[mode] * 4 * scale.counted("small")["macs"]
+    assert counts[1] - counts[0] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_row_of_the_curve_is_counted_and_measured(benchmarks, monkeypatch):
+    import scale
+
+    from simudy.victim.models import ResNet
+
+    shape = (3, 16, 16)
+    monkeypatch.setitem(scale.NETS, "small", (lambda: ResNet(shape, 10, width=4), shape))
+    monkeypatch.setattr(scale, "in_own_process", lambda script, words: 2**20 * len(words))
+    measured, counted = (scale.row("small", 4, steps=20, most=most) for most in (1e12, 0))
+    assert measured[:-2] == counted[:-2] and counted[-2:] == ["–", "–"]
+    assert float(measured[-2].removesuffix(" s")) >= 0 and measured[-1] == "3 MiB"
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_step_is_measured_alone(benchmarks):
+    import measure
+    import scale
+
+    few, many = (
+        measure.in_own_process(scale.__file__, ["--peak-of", "ResNet-18, width 16", n])
+        for n in ("2", "8")
+    )
+    assert many - few > 6 * scale.counted("ResNet-18, width 16")["activations"]
+
+
+def test_memory_grows_with_images_and_steps_as_a_mode_keeps_them(benchmarks):
+    import scale
+
+    def kept(n, steps, gradient, adjoint):
+        return scale.kept("ResNet-18, width 16", n, steps, gradient=gradient, adjoint=adjoint)
+
+    reverse, mixed = (scale.Reverse(), scale.Direct()), (scale.Mixed(), scale.Recompute(5))
+    assert kept(100, 40, *reverse) > 1.7 * kept(100, 20, *reverse)  # every step's activations
+    assert kept(100, 40, *mixed) < 1.1 * kept(100, 20, *mixed)  # a θ for a segment
+    assert kept(200, 20, *reverse) > 1.8 * kept(100, 20, *reverse)

@@ -229,3 +229,96 @@ def test_what_has_no_buffers_to_move_is_refused():
             model.loss, model.params, data, SGD(), buffers=model.buffers,
             adjoint=Implicit(stationary=1e3),
         )  # fmt: skip
+
+
+class Bare(nn.Module):
+    """Norms by functions alone, on buffers of its own; one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 3), nn.Linear(36, 3)
+        for name in ("mean", "other"):
+            self.register_buffer(name, torch.zeros(4))
+        for name in ("square", "another"):
+            self.register_buffer(name, torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        own: Any = self
+        hidden = self.first(x)
+        for momentum in (0.1, 0.3):
+            hidden = F.batch_norm(
+                hidden.tanh(), own.mean, own.square, None, None, self.training, momentum
+            )
+        hidden = F.instance_norm(hidden, own.other, own.another, momentum=0.2)
+        return self.last(hidden.flatten(1))
+
+
+class Own(nn.BatchNorm2d):
+    """As timm has it: a norm with a forward of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        own: Any = self
+        own.num_batches_tracked.add_(1)
+        statistics = own.running_mean, own.running_var, own.weight, own.bias
+        return F.batch_norm(input, *statistics, self.training, 0.1, self.eps).tanh()
+
+
+def owned() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 4, 3), Own(4), nn.Flatten(), nn.Linear(36, 3))
+
+
+@pytest.mark.parametrize("mode", [MODES[0], MODES[5], MODES[6]], ids=str)
+@pytest.mark.parametrize("make", [Bare, owned])
+def test_a_norm_of_ones_own_is_left_as_torch_leaves_it(make, mode):
+    module, data = make(), images(4)
+    model = StatelessModel(module)
+    theirs = in_torch(module, torch.optim.SGD(module.parameters(), 0.1), data)
+    ways: dict = {"adjoint": mode[0], "gradient": mode[1]}
+    _, buffers = simulate(
+        model.loss, model.params, [(x, LABELS) for x in data], SGD(0.1),
+        buffers=model.buffers, **ways,
+    )  # fmt: skip
+    assert all(not torch.equal(b, buffers[name]) for name, b in model.buffers.items())
+    torch.testing.assert_close(buffers, theirs, rtol=1e-9, atol=1e-12)
+
+
+class Centring(nn.Linear):
+    """Subtracts a running mean that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("centre", torch.zeros(4))
+
+    def forward(self, input: Tensor) -> Tensor:
+        own: Any = self
+        if self.training:
+            own.centre.mul_(0.9).add_(input.detach().mean(0), alpha=0.1)
+        return super().forward(input - own.centre)
+
+
+def test_a_module_that_reads_what_it_writes_is_refused_and_in_eval_mode_exact():
+    data = [(torch.randn(6, 4), LABELS)] * 3
+    model = StatelessModel(Centring())
+    for buffers in (None, model.buffers):
+        model = StatelessModel(Centring())
+        with pytest.raises(SimudyError, match=r"itself written \(centre\)"):
+            simulate(model.loss, model.params, data, SGD(0.1), buffers=buffers)
+    module = Centring().eval()
+    model = StatelessModel(module)
+    end = simulate(model.loss, model.params, data, SGD(0.1))
+    in_torch(module, torch.optim.SGD(module.parameters(), 0.1), [x for x, _ in data])
+    torch.testing.assert_close(end, {k: p.detach() for k, p in module.named_parameters()})
+
+
+def test_buffers_of_another_model_are_refused():
+    model, data = StatelessModel(convolutional()), [(x, LABELS) for x in images(2)]
+    given, odd = model.buffers, torch.ones(7)
+    wrong: list[Any] = [
+        ({k: b for k, b in given.items() if k != "2.running_mean"}, "'2.running_mean' are missing"),
+        ({**given, "2.running_var": odd}, r"have shape \(7,\), not \(4,\)"),
+        ({**given, "13.running_mean": torch.ones(5)}, "do not move in this run"),
+        (iter(given), "are missing"),
+    ]
+    for buffers, message in wrong:
+        with pytest.raises(SimudyError, match=message):
+            simulate(model.loss, model.params, data, SGD(), buffers=buffers)

@@ -48,9 +48,27 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
         [scheduling.ConstantLR(o, 0.5, 5), scheduling.ExponentialLR(o, 0.9)]
     ),
 }
+
+
+class Decaying(scheduling.LRScheduler):
+    """One's own, which moves the weight decay as well."""
+
+    def get_lr(self) -> Any:
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = 0.1 * (1 + self.last_epoch)
+        return [rate / (1 + self.last_epoch) for rate in self.base_lrs]
+
+
+SCHEDULERS |= {
+    "One's own": Decaying,
+    "SWA": lambda o: optim.swa_utils.SWALR(o, 0.05, 5),
+    "Polynomial": lambda o: scheduling.PolynomialLR(o, 15, 2.0),
+    "Momenta too": lambda o: scheduling.CyclicLR(o, 0.01, 0.1, 3, mode="triangular2"),
+}
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "SGD": lambda groups: optim.SGD(groups, lr=0.1, momentum=0.9),
     "AdamW": lambda groups: optim.AdamW(groups, lr=0.02),
+    "a rate in a tensor": lambda groups: optim.Adam(groups, lr=torch.tensor(0.02), eps=1e-3),
 }
 
 
@@ -182,3 +200,13 @@ def test_lists_and_iterators_with_steps():
         end(loader())
     with pytest.raises(SimudyError, match="steps=-1"):
         end([batch], steps=-1)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of the order of its steps
+def test_a_scheduler_that_torch_itself_cannot_step_is_refused():
+    module = network()
+    optimizer = optim.SGD(module.parameters(), lr=0.1)
+    parts = scheduling.ConstantLR(optimizer, 0.5, 1), SCHEDULERS["Chained"](optimizer)
+    scheduler = scheduling.SequentialLR(optimizer, list(parts), [1])
+    with pytest.raises(SimudyError, match="torch itself cannot step this SequentialLR"):
+        from_scheduler(scheduler, module, 3)

@@ -259,6 +259,32 @@ def test_it_is_never_silently_wrong(ways, message):
         gradients(lambda at: outcome(at, params, **{"adjoint": Implicit(), **ways}), at)
 
 
+@pytest.mark.parametrize("steps", [3, 40, 400])
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("solver", ["cg", "gmres"])
+def test_a_run_that_is_far_from_its_end_is_refused_whatever_the_scale_of_the_loss(
+    solver, scale, steps
+):
+    """A small loss has a small gradient anywhere, and a flat one far from its end."""
+    x, y, decay = torch.randn(9, 3) * torch.tensor([1.0, 0.5, 0.1]), torch.randn(9), held(0.05)
+
+    def loss(params: tree.Params, batch: Any) -> Tensor:
+        return scale * ridge(params, batch)
+
+    def slope() -> Tensor:
+        ways: dict = {"adjoint": Implicit(solver)}
+        data = [(x, y, decay)] * steps
+        end = simulate(loss, {"w": torch.zeros(3)}, data, SGD(0.5 / scale), **ways)
+        return torch.autograd.grad(end["w"].sum(), decay)[0]
+
+    if steps < 400:
+        with pytest.raises(SimudyError, match="the run has not converged"):
+            slope()
+    else:
+        (expected,) = torch.autograd.grad(closed_form(x, y, decay).sum(), decay)
+        torch.testing.assert_close(slope(), expected, rtol=1e-3, atol=0)
+
+
 def test_batches_that_differ_and_transforms_that_it_cannot_follow_are_refused():
     params, images, decays = problem()
     ways: dict = {"adjoint": Implicit()}

@@ -22,6 +22,7 @@ from simudy import (
     SimudyError,
     StatelessModel,
     Traced,
+    Truncated,
     simulate,
 )
 from simudy.dynamics import tree
@@ -150,3 +151,80 @@ def test_a_tensor_by_the_back_door_is_refused_where_it_would_be_lost():
     assert torch.autograd.grad(run(Direct()), target)[0].any()
     with pytest.raises(SimudyError, match="its gradient would be lost"):
         run(Recompute(2))
+
+
+class Box:
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+
+HIDDEN: list[Any] = [
+    lambda t, params, loss: Box(loss),
+    lambda t, params, loss: {"in a set": {loss}},
+    lambda t, params, loss: torch.distributions.Normal(loss, 1.0),
+    lambda t, params, loss: lambda: loss,
+    lambda t, params, loss: (p.sum() for p in params.values()),
+    lambda t, params, loss: params.values(),
+]
+
+
+@pytest.mark.parametrize("see", HIDDEN)
+def test_tensors_where_a_replay_does_not_see_them_are_refused_not_cut_off(see):
+    model, (images, labels) = StatelessModel(network()), batches(3)
+    data = [(x, labels) for x in images]
+    simulate(model.loss, model.params, data, SGD(0.3), observe=see)
+    with pytest.raises(SimudyError, match=r"holds tensors where Recompute\(\) does not see them"):
+        simulate(model.loss, model.params, data, SGD(0.3), observe=see, adjoint=Recompute(2))
+
+
+def test_a_state_of_another_kind_is_refused_as_well():
+    class Own(SGD):
+        def step(self, grad: Tensor, state: Any, param: Tensor) -> Any:
+            return param - grad, Box(grad)
+
+    model, (images, labels) = StatelessModel(network()), batches(3)
+    ways: dict = {"adjoint": Recompute(2), "return_state": True}
+    with pytest.raises(SimudyError, match="a Box that a step gave out"):
+        simulate(model.loss, model.params, [(x, labels) for x in images], Own(), **ways)
+
+
+def test_numbers_and_integers_are_seen_as_they_are():
+    model, (images, labels) = StatelessModel(network()), batches(3)
+    data = [(x, labels) for x in images]
+    for adjoint in (Direct(), Recompute(2)):
+        _, seen = simulate(
+            model.loss, model.params, data, SGD(0.3), adjoint=adjoint,
+            observe=lambda t, p, loss: (
+                float(loss.detach()), "text", None, model(p, images[0]).argmax(1)
+            ),
+        )  # fmt: skip
+        assert all(isinstance(each[0], float) and each[3].dtype == torch.int64 for each in seen)
+
+
+def test_what_is_seen_is_not_written_to():
+    model, (images, labels) = StatelessModel(network()), batches(3)
+    data = [(x.detach(), labels) for x in images]
+    with pytest.raises(SimudyError, match=r"observe writes to the parameters.*clone\(\)"):
+        simulate(
+            model.loss, model.params, data, SGD(0.3),
+            observe=lambda t, params, loss: params["0.weight"].mul_(2.0),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("adjoint", [Recompute(2), Truncated(1)], ids=str)
+def test_a_derivative_inside_of_it_is_by_torch_func(adjoint):
+    model, (images, labels) = StatelessModel(network()), batches(3)
+    data, target = [(x, labels) for x in images], (torch.randn(6, 4), labels)
+
+    def by_autograd(step: int, params: tree.Params, loss: Tensor) -> Any:
+        return torch.autograd.grad(model.loss(params, target), list(params.values()))
+
+    def by_func(step: int, params: tree.Params, loss: Tensor) -> Any:
+        return torch.func.grad(model.loss)(params, target)
+
+    ways: dict = {"optimizer": SGD(0.3), "adjoint": adjoint}
+    with pytest.raises(SimudyError, match=r"observe takes a derivative by torch.autograd"):
+        simulate(model.loss, model.params, data, observe=by_autograd, **ways)
+    _, seen = simulate(model.loss, model.params, data, observe=by_func, **ways)
+    end = simulate(model.loss, model.params, data, **ways)
+    torch.testing.assert_close(seen[-1], torch.func.grad(model.loss)(end, target))

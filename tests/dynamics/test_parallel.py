@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from simudy import SGD, Direct, Mixed, Recompute, Reverse, StatelessModel, simulate
+from simudy import SGD, Direct, Mixed, Recompute, Reverse, StatelessModel, Traced, simulate
 from simudy.errors import SimudyError
 
 
@@ -26,6 +28,29 @@ def test_a_compiled_function_may_simulate(mode):
     compiled = torch.compile(outcome, backend="eager")
     found, expected = (torch.autograd.grad(f(images), images)[0] for f in (compiled, outcome))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore")  # dynamo's own
+@pytest.mark.parametrize("gradient", [Reverse(), Mixed(), Traced()], ids=str)
+def test_a_compiled_loss_runs_as_it_was_written(gradient):
+    """And so may a compiled function of everything that a run gives back."""
+    model = StatelessModel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    batch, compiled = (torch.randn(5, 3), torch.arange(5) % 2), torch.compile(model.loss)
+
+    def outcome(lr: Tensor, loss: Any) -> Tensor:
+        end, _, buffers, seen = simulate(
+            loss, model.params, [batch] * 3, SGD(lr, 0.9), gradient=gradient, return_state=True,
+            buffers=model.buffers, observe=lambda t, params, loss: loss, adjoint=Recompute(2),
+        )  # fmt: skip
+        return end["0.weight"].sum() + buffers["1.running_mean"].sum() + sum(seen)
+
+    whole = torch.compile(outcome, backend="eager")
+    lr = torch.tensor(0.1, requires_grad=True)
+    expected = torch.autograd.grad(outcome(lr, model.loss), lr)
+    for run, loss in ((outcome, compiled), (whole, model.loss)):
+        torch.testing.assert_close(torch.autograd.grad(run(lr, loss), lr), expected)
+    with pytest.raises(Exception, match="leave fullgraph=True out"):
+        torch.compile(lambda lr: outcome(lr, model.loss), backend="eager", fullgraph=True)(lr)
 
 
 @pytest.fixture

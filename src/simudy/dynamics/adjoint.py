@@ -99,7 +99,7 @@ class Recompute(Adjoint):
     every: Annotated[int, COUNT] = 1
 
     def __post_init__(self) -> None:
-        if self.every < 1:
+        if not isinstance(self.every, int) or self.every < 1:
             raise SimudyError(f"Recompute(every={self.every}): keep θ every 1 or more steps")
 
     def fold(self, step: Step, carry: Any, xs: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -131,7 +131,7 @@ class Truncated(Adjoint):
     inner: Adjoint = Direct()
 
     def __post_init__(self) -> None:
-        if self.last < 1:
+        if not isinstance(self.last, int) or self.last < 1:
             raise SimudyError(
                 f"Truncated(last={self.last}): differentiate the last 1 or more steps"
             )
@@ -145,9 +145,10 @@ class Truncated(Adjoint):
         if not first:
             return self.inner.fold(step, carry, xs)
         with torch.no_grad():
-            before = Direct().fold(step, *constant((carry, list(xs[:first]))))
-        end, outs = self.inner.fold(step, before[0], xs[first:])
-        return end, before[1] + outs
+            carry, early = Direct().fold(step, *constant((carry, list(xs[:first]))))
+        carry = constant(carry)  # once more, for what came in by the back door
+        end, outs = self.inner.fold(step, carry, xs[first:])
+        return end, early + outs
 
     def kept(self, steps: int, *, per_step: int, params: int) -> int:
         return self.inner.kept(min(self.last, steps), per_step=per_step, params=params)
@@ -183,6 +184,7 @@ def _replayed(step: Step, carry: Any, xs: list[Any]) -> tuple[Any, list[Any]]:
         if (
             ends is not None
         ):  # a replay must not leave its end behind: it would keep the segment's graph alive
+            _require_in_sight(end)
             ends.append((end, passed))
         return tuple(leaf for leaf, i in zip(tree.leaves(end), passed, strict=True) if i is None)
 
@@ -190,3 +192,12 @@ def _replayed(step: Step, carry: Any, xs: list[Any]) -> tuple[Any, list[Any]]:
     outputs = iter(custom_vjp(partial(run, ends=ends), pullback, given, plain=run))
     end, passed = ends.pop()
     return tree.rebuild(end, [next(outputs) if i is None else given[i] for i in passed])
+
+
+def _require_in_sight(end: Any) -> None:
+    if (found := tree.hiding(end)) is not None:
+        raise SimudyError(
+            f"a {type(found).__name__} that a step gave out holds tensors where Recompute() does "
+            "not see them: let observe return, and a rule keep as its state, tensors in dicts, "
+            "lists, tuples or dataclasses, or use Direct()"
+        )

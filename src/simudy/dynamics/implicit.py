@@ -42,7 +42,8 @@ class Implicit(Adjoint):
     numbers have no part in θ* and receive nothing: a weight decay belongs into the loss. θ* has to
     be isolated (H invertible), as a strongly convex loss has it.
 
-    Time of the backward pass: a product with H per iteration, each about a gradient.
+    Time of the backward pass: a product with H per iteration, each about a gradient; as much once
+    more to measure the way that is left.
 
     Args:
         solver: of H w = v: ``cg`` or ``neumann``, which is slower, for a minimum; ``gmres`` for any
@@ -50,6 +51,8 @@ class Implicit(Adjoint):
         tolerance: of its residual, ‖v − H w‖ / ‖v‖.
         iterations: it may take.
         stationary: largest ‖∇ℓ(θ*)‖ that counts as converged.
+        near: largest way that is left, ‖H⁻¹∇ℓ‖, relative to ‖θ*‖ or the way so far: whatever the
+            scale of the loss.
 
     Raises:
         SimudyError: the run, or the solver, has not converged; batches differ between the steps; a
@@ -63,6 +66,7 @@ class Implicit(Adjoint):
     tolerance: Annotated[float, POSITIVE] = 1e-6
     iterations: Annotated[int, COUNT] = 200
     stationary: Annotated[float, POSITIVE] = 1e-5
+    near: Annotated[float, POSITIVE] = 1e-3
 
     end_alone: ClassVar[bool] = True
 
@@ -100,6 +104,11 @@ class Implicit(Adjoint):
             return tuple(found[name] for name in names)
 
         thetas = [end[name].detach() for name in names]
+        if any(map(is_followed, tree.leaves(rest))):  # a derivative may be asked for
+            ways = _flat(thetas), _flat(thetas) - _flat([formed(start)[n].detach() for n in names])
+            product = _hessian(slope, thetas, constant(tree.leaves(rest)))
+            left = _flat(self._solve(product, [met[name].detach() for name in names])).norm()
+            self._require_near(float(left), max(float(way.norm()) for way in ways))
         roots = self._root(slope, thetas, tree.leaves(rest))
         return {**end, **rest[0], **dict(zip(names, roots, strict=True))}
 
@@ -110,7 +119,15 @@ class Implicit(Adjoint):
             raise SimudyError(
                 f"the run has not converged: its last gradient has norm {float(size):.1e}, above "
                 f"Implicit(stationary={self.stationary:.0e}): give it more steps, put a weight "
-                "decay into the loss, or use Recompute()"
+                "decay into the loss, raise stationary if the loss is large, or use Recompute()"
+            )
+
+    def _require_near(self, left: float, size: float) -> None:
+        if not left <= self.near * size:
+            raise SimudyError(
+                f"the run has not converged: θ is still {left:.1e} from where the loss is least, "
+                f"of {size:.1e}, above Implicit(near={self.near:.0e}): give it more steps, or use "
+                "Recompute()"
             )
 
     def _root(
@@ -178,7 +195,8 @@ class Implicit(Adjoint):
             raise SimudyError(
                 f"{self.solver} has not converged: a residual of {off:.1e} after at most "
                 f"{self.iterations} iterations, where Implicit(tolerance={self.tolerance:.0e}) is "
-                "due: raise iterations, try solver='gmres', or use Recompute()"
+                "due: raise iterations or tolerance, try solver='gmres' or float64, or use "
+                "Recompute()"
             )
         return _shaped(w, shapes)
 

@@ -1,4 +1,4 @@
-"""A loss as a simulation calls it: by exact operations, and the same at every call."""
+"""What a simulation calls: a loss, exact and the same at every call, and ``observe``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from simudy.dynamics import tree
 from simudy.dynamics.custom_vjp import unwrapped
 from simudy.dynamics.model.operations import exact_operations
 from simudy.dynamics.tree import Params
@@ -24,6 +25,10 @@ from simudy.errors import SimudyError
 REMEDY = (
     "a simulated run must be the same every time: draw beforehand and pass the numbers in the "
     "batches; put dropout and its like in eval mode"
+)
+_BY_AUTOGRAD = (
+    "the loss takes a derivative by torch.autograd inside of itself, which another derivative goes "
+    "around: take it by torch.func (grad, vjp, jvp), of a function of what it is by"
 )
 # What torch says where a transform of torch.func meets what it does not know, and what to do.
 _EXPLAINED = {
@@ -38,11 +43,15 @@ _EXPLAINED = {
     "torch.where, or simulate one run at a time",
     "Cannot access data pointer": "the loss takes a tensor out of torch (numpy, tolist), which a "
     "derivative cannot follow: use operations of torch",
+    "requires_grad_()": _BY_AUTOGRAD,
+    "does not require grad": _BY_AUTOGRAD,
+    "have been used in the graph": _BY_AUTOGRAD,
     "setup_context": "the loss uses an autograd.Function without setup_context (as "
     "torch.utils.checkpoint does), which torch.func does not know: write it in operations of "
     "torch, or call the block itself and save memory by adjoint=Recompute()",
 }
 _checked: WeakSet[Any] = WeakSet()
+Observe = Callable[[int, Any, Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,31 @@ class ExactLoss:
     loss: Callable[[Params, Any], Any]
 
     def __call__(self, params: Params, batch: Any) -> Any:
-        try:
-            with exact_operations():
-                return self.loss(params, batch)
-        except RuntimeError as error:
-            line = next((line for words, line in _EXPLAINED.items() if words in str(error)), None)
-            if line is None:
-                raise
-            raise SimudyError(line) from error
+        with explained("the loss"), exact_operations():
+            return self.loss(params, batch)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """What torch says of a function that it cannot differentiate, in one line with the remedy.
+
+    Args:
+        what: the name of the function.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        line = next((line for words, line in _EXPLAINED.items() if words in str(error)), None)
+        if line is None:
+            raise
+        raise SimudyError(line.replace("the loss", what, 1)) from error
+
+
+def as_written(loss: Any) -> Any:
+    """A loss that ``torch.compile`` made, before it did: it cannot follow our derivatives, and
+    would run it as it is, or fail.
+    """
+    return getattr(loss, "_torchdynamo_orig_callable", loss)
 
 
 def check_same(loss: ExactLoss, params: Params, batch: Any) -> None:
@@ -160,3 +186,31 @@ def number(value: Any) -> Tensor:
 def _bytes(generator: torch.Generator) -> bytes:
     with temporarily_clear_interpreter_stack():  # or its state would be wrapped as well
         return generator.get_state().numpy().tobytes()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """``observe``, kept from moving what it is shown.
+
+    Raises:
+        SimudyError: it writes to the parameters or to the loss, or torch cannot follow it.
+    """
+
+    observe: Observe
+
+    def __call__(self, step: int, params: Params, loss: Tensor) -> Any:
+        shown = [unwrapped(leaf) for leaf in tree.leaves((params, loss))]
+        before = [_writes(leaf) for leaf in shown]
+        with explained("observe"):
+            seen = self.observe(step, params, loss)
+        if before != [_writes(leaf) for leaf in shown]:
+            raise SimudyError(
+                "observe writes to the parameters it is shown, and so into the run: let it take "
+                "a clone() of them"
+            )
+        return seen
+
+
+def _writes(leaf: Tensor) -> int:
+    """How often a tensor has been written to."""
+    return 0 if leaf.is_inference() else leaf._version

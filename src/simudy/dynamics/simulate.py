@@ -6,21 +6,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from numbers import Integral
 from typing import Any, Literal, TypeVar, overload
 
 import torch
-from torch import Tensor
 
 from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Gradient, Reverse
-from simudy.dynamics.loss import ExactLoss, check_same, draws_refused
+from simudy.dynamics.loss import (
+    ExactLoss,
+    Observe,
+    Observed,
+    as_written,
+    check_same,
+    draws_refused,
+)
 from simudy.dynamics.nested import by_names, is_flat
 from simudy.dynamics.optim.going_on import checked_state
 from simudy.dynamics.optim.rule import Rule, advance
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
-Observe = Callable[[int, Any, Tensor], Any]
 Tree = TypeVar("Tree")
 
 
@@ -131,11 +137,11 @@ def simulate(
         >>> end["w"].backward(); lr.grad
         tensor(-3.2000)
     """
+    _require_kinds(optimizer, adjoint, gradient)
+    loss = as_written(loss)
     batches, compiling = _listed(batches, steps), torch.compiler.is_compiling()
     if compiling or not is_flat(params):
-        # torch.compile cannot follow a derivative of a derivative: this part runs as it is.
-        whole: Any = simulate
-        run: Any = torch.compiler.disable(whole) if compiling else partial(by_names, whole)
+        run: Any = _uncompiled if compiling else partial(by_names, simulate)
         options: dict[str, Any] = {"adjoint": adjoint, "gradient": gradient, "state": state}
         more = {"buffers": buffers, "return_state": return_state, "observe": observe}
         return run(loss, params, batches, optimizer, **options, **more)
@@ -150,7 +156,8 @@ def simulate(
 
     with draws_refused(exact, params, batches):
         xs = list(zip(range(len(rules)), batches, rules, strict=True))
-        step = TrainingStep(exact, grads, observe, None if buffers is None else _mover(loss))
+        watch = observe and Observed(observe)
+        step = TrainingStep(exact, grads, watch, None if buffers is None else _mover(loss, buffers))
         (end, (state, moved)), seen = adjoint.fold(step, (held, (begun, buffers)), xs)
     published = end if return_state else rules[-1].final(end, state)
     alone = buffers is None and all(p is end[name] for name, p in published.items())
@@ -160,6 +167,15 @@ def simulate(
             "Recompute()"
         )
     return _asked(published, (state, return_state), (moved, step.move), (seen, observe))
+
+
+@torch.compiler.disable(
+    reason="torch.compile cannot follow a derivative of a derivative: a simulated run stays as it "
+    "is, so leave fullgraph=True out"
+)
+def _uncompiled(*run: Any, **options: Any) -> Any:
+    whole: Any = simulate
+    return whole(*run, **options)
 
 
 @dataclass(frozen=True)
@@ -180,18 +196,38 @@ class TrainingStep:
         return (after, (state, buffers)), seen
 
 
-def _mover(loss: Any) -> Callable[[Params, Any, Params], Params]:
+def _mover(loss: Any, buffers: Params) -> Callable[[Params, Any, Params], Params]:
     """How the buffers of a loss move."""
-    if (move := getattr(getattr(loss, "__self__", None), "moved_buffers", None)) is None:
+    owner: Any = getattr(loss, "__self__", None)
+    if (move := getattr(owner, "moved_buffers", None)) is None:
         raise SimudyError(
             "buffers are those of a StatelessModel, and this loss is none's: give its model.loss, "
             "or leave buffers out"
         )
+    owner.check_buffers(buffers)
     return move
+
+
+def _require_kinds(optimizer: Any, adjoint: Any, gradient: Any) -> None:
+    for name, value, kind in (("adjoint", adjoint, Adjoint), ("gradient", gradient, Gradient)):
+        if not isinstance(value, kind):
+            raise SimudyError(
+                f"{name}={value!r} is no {kind.__name__.lower()}: give an object such as "
+                + ("Direct() or Recompute(every=2)" if kind is Adjoint else "Reverse() or Mixed()")
+            )
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise SimudyError(
+            f"the optimizer is torch's {type(optimizer).__name__}, which steps in place: give "
+            "from_torch(optimizer, module)"
+        )
+    if not isinstance(optimizer, (Rule, Iterable)):
+        raise SimudyError(f"{optimizer!r} is no rule: give one such as SGD(lr=0.1), or one a step")
 
 
 def _listed(batches: Iterable[Any], steps: int | None) -> Sequence[Any]:
     """The batches of all steps."""
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise SimudyError(f"batches are a {type(batches).__name__}: give a list, one for each step")
     if steps is None:
         if hasattr(batches, "__getitem__"):
             return batches  # type: ignore[return-value]
@@ -199,8 +235,8 @@ def _listed(batches: Iterable[Any], steps: int | None) -> Sequence[Any]:
             f"batches are a {type(batches).__name__}, whose length is not that of the run: say how "
             "many steps to take, steps=…"
         )
-    if steps < 0:
-        raise SimudyError(f"steps={steps}: give 0 or more")
+    if not isinstance(steps, Integral) or steps < 0:
+        raise SimudyError(f"steps={steps}: give a whole number, 0 or more")
     taken: list[Any] = []
     while len(taken) < steps:
         before = len(taken)
@@ -221,6 +257,9 @@ def _asked(params: Params, *more: tuple[Any, Any]) -> Params | tuple[Any, ...]:
 
 def _one_per_step(optimizer: Rule | Sequence[Rule], steps: int) -> list[Rule]:
     rules = [optimizer] * steps if isinstance(optimizer, Rule) else list(optimizer)
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise SimudyError(f"{rule!r} is no rule: give one such as SGD(lr=0.1) for each step")
     if len(rules) != steps:
         raise SimudyError(f"{len(rules)} rules for {steps} batches: give one rule, or one per step")
     return rules

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -48,6 +50,18 @@ def step_leaves(params: Params, batch: Any) -> list[Tensor]:
 def rebuild_step(params: Params, batch: Any, new: Sequence[Any]) -> tuple[Params, Any]:
     """``(params, batch)`` with ``new`` in place of their ``step_leaves``."""
     return dict(zip(params, new, strict=False)), rebuild(batch, new[len(params) :])
+
+
+def hiding(tree: Any) -> Any:
+    """The first object in a tree that is no tree itself and yet holds tensors (a set, an object of
+    another kind, a generator, a function that closes over one), or None.
+    """
+    if isinstance(tree, Tensor):
+        return None
+    inside = _inside(tree, names=False)
+    if inside is None:
+        return tree if _holds(tree, set()) else None
+    return next((found for part in inside if (found := hiding(part)) is not None), None)
 
 
 def structure(tree: Any) -> Hashable:
@@ -144,6 +158,17 @@ def _walk(node: Any) -> Iterator[Tensor]:
         return
     for child in _inside(node, names=False) or ():
         yield from _walk(child)
+
+
+def _holds(node: Any, met: set[int]) -> bool:
+    """Whether a tensor can be reached from an object."""
+    if isinstance(node, Tensor):
+        return True
+    if isinstance(node, (type, ModuleType, str, bytes, int, float)) or id(node) in met:
+        return False
+    met.add(id(node))
+    parts = node.__closure__ if isinstance(node, FunctionType) else gc.get_referents(node)
+    return any(_holds(part, met) for part in parts or ())
 
 
 def _inside(node: Any, *, names: bool = True) -> list[Any] | None:

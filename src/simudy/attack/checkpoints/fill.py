@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Set
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -70,7 +71,7 @@ def _assumed(recipe: Recipe, files: Files) -> Iterator[str]:
     if "recipe.epochs" in files.typed or told or not (isinstance(recipe.order, str | None)):
         return
     epochs = [one.get("epoch") for one in (files.initial, files.final) if isinstance(one, Mapping)]
-    counted = [str(e) for e in epochs if isinstance(e, int)]
+    counted = [str(e) for e in epochs if isinstance(e, Integral)]  # numpy's among them
     hint = f" (the files' epoch: {' and '.join(counted)})" if counted else ""
     yield f"nobody told Recipe(epochs={recipe.epochs}): assumed{hint}"
 
@@ -111,7 +112,8 @@ def _is_of(rule: Rule, saved: Mapping[str, Any]) -> bool:
 def _require_typed(found: Rule, name: str, value: Any) -> None:
     for rule in _members(found):
         held = getattr(rule, name, value)
-        if float(held) != float(value):
+        pair = [tuple(v) if isinstance(v, (tuple, list)) else float(v) for v in (held, value)]
+        if pair[0] != pair[1]:
             raise SimudyError(
                 f"the file's optimizer has {name}={held}, the recipe {value}: set "
                 f"{type(rule).__name__}({name}={held}), or leave it out"

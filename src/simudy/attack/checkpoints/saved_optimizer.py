@@ -18,6 +18,7 @@ _DEPTH = 4
 _KINDS: tuple[type[torch.optim.Optimizer], ...] = (
     *(torch.optim.SGD, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam),
     *(torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
+    *(torch.optim.ASGD, torch.optim.Rprop),
 )
 WAYS = {"foreach", "fused", "capturable", "differentiable", "initial_lr", "params", "swa_lr"}
 # what OneCycleLR writes into a group, and what it has moved by then

@@ -79,7 +79,7 @@ def _require_same(recipe: Recipe, saved: Mapping[str, Any], which: str) -> None:
         ours = getattr(rule, key, None)
         if value is not None and ours is not None and not _equal(ours, value):
             raise SimudyError(
-                f"the {which} file's optimizer has {key}={value}, the recipe {_number(ours)}: set "
+                f"the {which} file's optimizer has {key}={value}, the recipe {_shown(ours)}: set "
                 f"{type(rule).__name__}({key}={value})"
             )
     if which == "initial" and recipe.scheduler is not None and now is not None:
@@ -117,7 +117,13 @@ def _chain(rule: Rule) -> list[Rule]:
 
 
 def _equal(ours: Any, saved: Any) -> bool:
+    if isinstance(saved, (tuple, list)):
+        return len(ours) == len(saved) and all(map(_equal, ours, saved))
     return abs(_number(ours) - _number(saved)) <= 1e-6 * abs(_number(saved))
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, (tuple, list)) else _number(value)
 
 
 def _number(value: Any) -> float:

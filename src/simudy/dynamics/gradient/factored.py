@@ -235,7 +235,7 @@ def _watch(weight: FactoredWeight, probes: list[Tensor] | None) -> _Watched:
 _PASSES = 148  # a dense weight's entry, its way through memory, per step
 _PRODUCTS = 3  # and its nine products by one row, which run in cache
 _CALLS = 28e6  # the calls that the factors of a layer need beyond those of a dense one, per step
-_WORTH = 1.1  # a tenth more time is taken for the memory that factors save
+_WORTH = 0.84  # of it, or less: weights of width 512, which caches may hold, cost less than this
 
 
 def _is_cheaper(weight: Tensor, rows: int, steps: int) -> bool:

@@ -7,7 +7,9 @@ run needs, is wrong. The same values computed step by step have every derivative
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from simudy.errors import SimudyError
 
+_moved: ContextVar[dict[int, Tensor] | None] = ContextVar("moved", default=None)
 _NARROW = (torch.float16, torch.bfloat16)  # statistics are taken in float32, as torch does
 
 
@@ -60,10 +63,11 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``F.batch_norm``; in training the running statistics are left alone, for no step reads
-    them.
+    them, but that ``moved_statistics`` takes note.
     """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    _move(input, [0, *range(2, input.ndim)], (running_mean, running_var), momentum)
     return _by_channel(input, [0, *range(2, input.ndim)], weight, bias, eps)
 
 
@@ -77,10 +81,42 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``F.instance_norm``; with the input's statistics the running ones are left alone."""
+    """``F.instance_norm``; with the input's statistics the running ones are left alone, too."""
     if not use_input_stats:
         return F.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    _move(input, list(range(2, input.ndim)), (running_mean, running_var), momentum)
     return _by_channel(input, list(range(2, input.ndim)), weight, bias, eps)
+
+
+@contextmanager
+def moved_statistics() -> Iterator[dict[int, Tensor]]:
+    """Within it, calls in train mode by functions alone (``F.batch_norm``) say what would be in the
+    running statistics that they are given: by ``id`` of these.
+    """
+    token = _moved.set(moved := {})
+    try:
+        yield moved
+    finally:
+        _moved.reset(token)
+
+
+def statistics(input: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance over ``dims``, and then over the instances where these are none
+    of them.
+    """
+    found = wide(input).mean(dims), wide(input).var(dims)
+    return found if 0 in dims else (found[0].mean(0), found[1].mean(0))
+
+
+def _move(
+    input: Tensor, dims: list[int], running: tuple[Tensor | None, Tensor | None], momentum: float
+) -> None:
+    if (moved := _moved.get()) is None:
+        return
+    for old, value in zip(running, statistics(input, dims), strict=True):
+        if old is not None:
+            now = moved.get(id(old), old)
+            moved[id(old)] = (1 - momentum) * now + momentum * value.to(now.dtype)
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

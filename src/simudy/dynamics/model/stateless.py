@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simudy.dynamics import tree
 from simudy.dynamics.ambient import OneThread
+from simudy.dynamics.custom_vjp import unwrapped
 from simudy.dynamics.model.batchnorm import fold_batchnorm
 from simudy.dynamics.model.criterion import check_losses
 from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
 from simudy.dynamics.model.operations import exact_operations
-from simudy.dynamics.model.running import moving, tracking
+from simudy.dynamics.model.running import moving, statistics_of, tracking
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -69,20 +71,20 @@ class StatelessModel:
         self._live = {
             f"{prefix}.{name}".lstrip(".")
             for prefix, layer in module.named_modules()
-            for name in (layer._buffers if layer.training else ())
+            for name, buffer in layer._buffers.items()
+            if layer.training and buffer is not None
         }
+        statistics = {part for name in self._tracking for part in statistics_of(name)}
+        self._unmet = bool((self._live & self._own_buffers) - statistics)
         self._one_thread = OneThread()
         self._training = any(m.training for m in self.module.modules())
 
     def __call__(self, params: Params, images: Tensor) -> Tensor:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
-        # Images with their channels innermost: torch's CPU convolutions of few channels then write
-        # out of bounds in their second derivative.
-        # functional_call puts the parameters into the module while it runs.
-        with exact_operations(), self._one_thread:
-            return torch.func.functional_call(
-                self.module, {**self._fresh(self.buffers), **params}, (images.contiguous(),)
-            )
+        if self._unmet:
+            self._unmet = False
+            self._refuse_memory(params, images)
+        return self._called(params, images, self._fresh(self.buffers))
 
     def loss(self, params: Params, batch: tuple[Tensor, ...]) -> Tensor:
         """Mean criterion over ``batch = (images, labels)``, or ``mean(w·ℓ)`` for ``(images, labels,
@@ -92,7 +94,7 @@ class StatelessModel:
             SimudyError: the criterion gives neither one loss per sample nor, without weights, one
                 for the batch.
         """
-        images, labels, *weights = batch
+        images, labels, *weights = _parts(batch)
         outputs = self(params, images)
         with exact_operations():
             losses = self.criterion(outputs, labels)
@@ -104,10 +106,28 @@ class StatelessModel:
         running statistics, counts, and what a module of one's own keeps. Differentiable.
         """
         held = self._fresh(buffers)
-        with exact_operations(), self._one_thread, moving(self.module, self._tracking, held):
-            given = {**held, **params}
-            torch.func.functional_call(self.module, given, (batch[0].contiguous(),))
+        with self._one_thread, moving(self.module, self._tracking, held):
+            self._called(params, _parts(batch)[0], dict(held))
         return {name: held[name] if name in self._live else b for name, b in buffers.items()}
+
+    def check_buffers(self, buffers: Any) -> None:
+        """Raise a SimudyError if a run cannot go on from ``buffers``: those that move have to be
+        there, and the others to be as they are here, for the loss reads them.
+        """
+        given = dict(buffers) if isinstance(buffers, Mapping) else {}
+        for name, here in self.buffers.items():
+            problem = None
+            if name not in given:
+                problem = "are missing" if name in self._live else None
+            elif given[name].shape != here.shape:
+                problem = f"have shape {tuple(given[name].shape)}, not {tuple(here.shape)}"
+            elif name not in self._live and not _are_equal(given[name], here):
+                problem = "are others than the model's, and do not move in this run"
+            if problem:
+                raise SimudyError(
+                    f"buffers {name!r} {problem}: give model.buffers, or what a run of this model "
+                    "returned"
+                )
 
     def to(self, *args: Any, **kwargs: Any) -> StatelessModel:
         """A copy on another device or dtype, as ``nn.Module.to``."""
@@ -118,6 +138,32 @@ class StatelessModel:
         model._tracking = self._tracking  # which the copy has been told not to do by itself
         return model
 
+    def _called(self, params: Params, images: Tensor, buffers: Params) -> Any:
+        # Images with their channels innermost: torch's CPU convolutions of few channels then write
+        # out of bounds in their second derivative.
+        # functional_call puts the parameters into the module while it runs.
+        with exact_operations(), self._one_thread:
+            return torch.func.functional_call(
+                self.module, {**buffers, **params}, (images.contiguous(),)
+            )
+
+    def _refuse_memory(self, params: Params, images: Tensor) -> None:
+        """A run calls the module with the buffers of its start: what it writes, it may not read."""
+        moved = self.moved_buffers(params, (images, images), self.buffers)
+        written = [
+            name for name in sorted(self._live) if not _are_equal(moved[name], self.buffers[name])
+        ]
+        first, second = (
+            tree.leaves(self._called(params, images, self._fresh(buffers)))
+            for buffers in (self.buffers, moved)
+        )
+        if not all(map(_are_equal, first, second)):
+            raise SimudyError(
+                f"the module computes with what it has itself written ({', '.join(written)}), "
+                "which a simulated run does not carry into its steps: put the layer in eval mode, "
+                "or make it a parameter or part of the batch"
+            )
+
     def _fresh(self, buffers: Params) -> Params:
         # A module in train mode may write to its buffers (a counter, an average): let it write to a
         # copy.
@@ -125,6 +171,30 @@ class StatelessModel:
             return buffers
         own = self._own_buffers
         return {name: b.clone() if name in own else b for name, b in buffers.items()}
+
+
+def _are_equal(ours: Tensor, theirs: Tensor) -> bool:
+    if ours is theirs:
+        return True
+    a, b = unwrapped(ours).detach(), unwrapped(theirs).detach()
+    return bool(((a == b) | ((a != a) & (b != b))).all())  # a NaN is itself
+
+
+def _parts(batch: Any) -> Sequence[Tensor]:
+    """Images and labels, and weights where there are any."""
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise SimudyError(
+            f"a batch is a {type(batch).__name__}{size}: StatelessModel's loss takes "
+            "(images, labels) or (images, labels, weights); for others, write "
+            "loss(params, batch) around model(params, images)"
+        )
+    if not isinstance(batch[0], Tensor):
+        raise SimudyError(
+            f"the images of a batch are a {type(batch[0]).__name__}: give a tensor, as "
+            "torch.as_tensor makes one"
+        )
+    return batch
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

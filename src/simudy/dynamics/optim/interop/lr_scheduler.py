@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from simudy.dynamics import tree
 from simudy.dynamics.optim.hyperparameters import (
     hyperparameters,
     outermost,
@@ -52,7 +53,7 @@ def stepped(rule: Rule, count: int, scheduler: Scheduler) -> list[Rule]:
     for _ in range(count):
         rules.append(with_hyperparameters(rule, _now(optimizer, held, homes)))
         optimizer.step()
-        moving.step()
+        _step(moving)
     return rules
 
 
@@ -102,10 +103,20 @@ def from_scheduler(
     groups, twin, times = scheduler.optimizer.param_groups, _twin(scheduler), []
     for t in range(steps):
         if t and t % every == 0:
-            twin.step()
+            _step(twin)
         now = twin.optimizer.param_groups
         times.append([_as_now(*pair) for pair in zip(groups, now, strict=True)])
     return rules_of(scheduler.optimizer, named, times)
+
+
+def _step(scheduler: Any) -> None:
+    try:
+        scheduler.step()
+    except NotImplementedError as error:  # ChainedScheduler within SequentialLR
+        raise SimudyError(
+            f"torch itself cannot step this {type(scheduler).__name__}, one of whose parts has no "
+            "rate to tell: make it of others"
+        ) from error
 
 
 def _twin(scheduler: Any) -> Any:
@@ -113,17 +124,21 @@ def _twin(scheduler: Any) -> Any:
     optimizer: Any = torch.optim.SGD([torch.zeros(())])
     # Or the scheduler would warn of steps that it has not seen; nobody calls it.
     optimizer.step, optimizer._opt_called = scheduler.optimizer.step, True
-    optimizer.param_groups = [
-        {key: _plain(value) for key, value in group.items() if key != "params"}
+    groups = [
+        {key: value for key, value in group.items() if key != "params"}
         for group in scheduler.optimizer.param_groups
     ]
-    return copy.deepcopy(scheduler, {id(scheduler.optimizer): optimizer})
+    rates = tree.leaves(groups)  # which several groups may share: torch writes into them
+    memo: dict[int, Any] = {id(rate): rate.detach().clone() for rate in rates}
+    optimizer.param_groups = copy.deepcopy(groups, memo)
+    return copy.deepcopy(scheduler, {**memo, id(scheduler.optimizer): optimizer})
 
 
 def _as_now(group: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """A group's settings with what the scheduler has moved."""
-    keys = [key for key in ("lr", "momentum", "betas") if key in group]
-    moved = {key: now[key] for key in keys if now[key] != _plain(group[key])}
+    """A group's settings with what the scheduler has moved, be it a decay."""
+    # Plain numbers: a scheduler writes into a rate that is a tensor.
+    now = {key: _plain(value) for key, value in now.items()}
+    moved = {key: value for key, value in now.items() if value != _plain(group.get(key))}
     return {**group, **moved}
 
 

@@ -31,12 +31,15 @@ def begun(folder, *argv):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after", [0.1 * i for i in range(1, 30)])
 def test_a_signal_at_any_moment(tmp_path, number, after):
-    """From 0.1 s on, when Python itself has started."""
+    """From 0.1 s on, when Python itself has started; where it has not, on a machine under load, the
+    system ends it in silence.
+    """
     process = begun(tmp_path)
     time.sleep(after)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode in (0, 130), (out, err)
+    unborn = process.returncode == -number and not out + err
+    assert unborn or process.returncode in (0, 130), (out, err)
     assert "Traceback" not in out + err and "Exception" not in out + err, err
 
 
@@ -115,7 +118,8 @@ def test_a_hundred_random_kills(tmp_path):
     would have.
     """
     began, whole = time.monotonic(), begun(tmp_path, "hydra.run.dir=whole")
-    assert whole.wait(timeout=120) == 0
+    whole.communicate(timeout=120)
+    assert whole.returncode == 0
     takes = time.monotonic() - began
     rng, kills, runs = random.Random(0), 0, 0
     while kills < 100:

@@ -24,7 +24,7 @@ ADJOINTS: dict[str, Any] = {
     "Recompute(√steps)": lambda steps: Recompute(int(steps**0.5)),
     "Truncated(last=8)": lambda steps: Truncated(8),
     # The shorter runs have not converged; their gradient costs the same.
-    "Implicit()": lambda steps: Implicit(stationary=1.0),
+    "Implicit()": lambda steps: Implicit(stationary=1.0, near=10.0),
 }
 
 

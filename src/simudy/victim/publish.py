@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from simudy.dynamics import tree
-from simudy.dynamics.optim import Rule
 from simudy.dynamics.optim.noised import public
+from simudy.dynamics.optim.rule import end_on
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.tree import Params
 from simudy.ranges import FRACTION, NOT_NEGATIVE
@@ -83,7 +83,9 @@ def noise_of_run(recipe: Recipe, initial: Params, count: int) -> dict[str, float
     """
     if public(recipe.optimizer) is recipe.optimizer:
         return {}
-    ends = [_idle(one.rules(count), initial) for one in (recipe, without_noise(recipe))]
+    zero = {k: torch.zeros_like(w) for k, w in initial.items()}
+    both_ways = (recipe, without_noise(recipe))
+    ends = [end_on(one.rules(count), initial, lambda _: zero) for one in both_ways]
     return {k: float(w.square().mean().sqrt()) for k, w in tree.sub(*ends).items()}
 
 
@@ -91,13 +93,6 @@ def both(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     """Standard deviations, by name, of two independent noises together."""
     names = {**one, **other}
     return {k: math.hypot(one.get(k, 0.0), other.get(k, 0.0)) for k in names}
-
-
-def _idle(rules: list[Rule], params: Params) -> Params:
-    state, zero = rules[0].init(params), {k: torch.zeros_like(v) for k, v in params.items()}
-    for rule in rules:
-        params, state = rule.update(zero, state, params)
-    return rules[-1].final(params, state)
 
 
 def _pruned(weights: Params, share: float) -> Params:

@@ -15,6 +15,7 @@ from torch import Tensor
 from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.span import Span, without_gradients
+from simudy.dynamics.optim.rule import end_on
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -127,13 +128,9 @@ def _require_one_rule(evidence: Evidence, weight: str, bias: str) -> None:
 
 def _end(evidence: Evidence, size: float) -> Params:
     """Where a run of gradients that are the same for all parameters, single numbers, ends."""
-    rules = evidence.recipe.rules(evidence.n or 1)
     params = {name: w.new_zeros(()) for name, w in evidence.initial.items()}
-    state = rules[0].init(params)
-    for t, rule in enumerate(rules):
-        gradients = {name: torch.full_like(p, size / (1 + t)) for name, p in params.items()}
-        params, state = rule.update(gradients, state, params)
-    return rules[-1].final(params, state)
+    alike = lambda t: {k: torch.full_like(p, size / (1 + t)) for k, p in params.items()}  # noqa: E731
+    return end_on(evidence.recipe.rules(evidence.n or 1), params, alike)
 
 
 def _noise(evidence: Evidence, weight: str, precision: torch.dtype | None) -> float:

@@ -19,6 +19,7 @@ from simudy.attack.checkpoints.findings import rounding_variance
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.gradient.compact import leading
 from simudy.dynamics.optim import Rule
+from simudy.dynamics.optim.rule import end_on
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
 
@@ -209,11 +210,8 @@ def without_gradients(evidence: Evidence, layer: str) -> Tensor:
         name: weight if name == layer else weight.new_zeros(())
         for name, weight in evidence.initial.items()
     }
-    rules = evidence.recipe.rules(evidence.n or 1)
-    state, zero = rules[0].init(params), {k: torch.zeros_like(v) for k, v in params.items()}
-    for rule in rules:
-        params, state = rule.update(zero, state, params)
-    return rules[-1].final(params, state)[layer]
+    zero = {k: torch.zeros_like(v) for k, v in params.items()}
+    return end_on(evidence.recipe.rules(evidence.n or 1), params, lambda _: zero)[layer]
 
 
 def _require_same_function(span: Span, evidence: Evidence) -> None:

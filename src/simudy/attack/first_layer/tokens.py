@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
-from simudy.dynamics.optim import SGD, Adagrad, Adam, AdamW, Lion, RMSprop, Rule
+from simudy.attack.first_layer.span import without_gradients
+from simudy.dynamics.optim import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from simudy.errors import SimudyError
 
 EMBEDDING = "embedding"
@@ -38,18 +39,8 @@ def tokens_read(evidence: Evidence) -> Tensor:
         )
     if evidence.published != start.dtype or evidence.hidden or not _tells(evidence.recipe):
         return torch.ones(len(start), dtype=torch.bool)
-    rest = _unread(start, evidence.recipe.rules(evidence.n or 1))
-    return (evidence.final[EMBEDDING] != rest).any(1).cpu()
+    return (evidence.final[EMBEDDING] != without_gradients(evidence, EMBEDDING)).any(1).cpu()
 
 
 def _tells(recipe: Any) -> bool:
     return type(recipe.optimizer) in _EACH_ALONE
-
-
-def _unread(start: Tensor, rules: list[Rule]) -> Tensor:
-    """Where the embedding ends when its gradient is zero throughout."""
-    params = {EMBEDDING: start}
-    grads, state = {EMBEDDING: torch.zeros_like(start)}, rules[0].init(params)
-    for rule in rules:
-        params, state = rule.update(grads, state, params)
-    return params[EMBEDDING]

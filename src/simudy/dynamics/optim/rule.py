@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -79,6 +79,19 @@ class PerTensor(Rule):
         pairs = tree.map(self.step, grads, state, params)
         moved, states = ({k: pair[i] for k, pair in pairs.items()} for i in (0, 1))
         return {**params, **moved}, {**state, **states}
+
+
+def end_on(rules: Sequence[Rule], params: Params, grads: Callable[[int], Params]) -> Params:
+    """Where one rule a step ends on gradients that no loss gives.
+
+    Args:
+        params: where it begins.
+        grads: those of step t, counted from 0.
+    """
+    state = rules[0].init(params)
+    for t, rule in enumerate(rules):
+        params, state = rule.update(grads(t), state, params)
+    return rules[-1].final(params, state)
 
 
 def advance(

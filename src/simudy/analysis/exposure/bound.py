@@ -13,7 +13,7 @@ from torch import Tensor
 from simudy.analysis.exposure.spectrum import spectrum
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Loss
-from simudy.dynamics.model.smoothed import Smoothed
+from simudy.dynamics.model.smoothed import SmoothedLoss
 from simudy.dynamics.recipe import Recipe
 from simudy.dynamics.simulate import simulate
 from simudy.dynamics.tree import Params
@@ -82,8 +82,7 @@ class LinearisedRun:
     ) -> None:
         self.scale, self.images = scale, images.detach().clone().requires_grad_()
         batches, rules = recipe.collate(self.images, labels), recipe.rules(len(images))
-        with Smoothed(smooth):
-            self.final = simulate(loss, initial, batches, rules)
+        self.final = simulate(SmoothedLoss(loss, smooth), initial, batches, rules)
         self._end = torch.cat([(self.final[k] / noise[k]).flatten() for k in initial])
         self._seed = torch.zeros_like(self._end, requires_grad=True)
         self._pulled = self._pull(self._seed, create_graph=True)

@@ -83,7 +83,7 @@ def _leak(
     if told := members_told(membership):
         why.append(
             f"They tell who was trained on: {told[0]} of {told[1]} members have p ≤ 0.01, where "
-            f"chance gives {0.01 * told[1]:.1f} (task=membership)."
+            f"chance gives {LEVEL * told[1]:.1f} (task=membership)."
         )
     return (LEAKS, why) if why else None
 

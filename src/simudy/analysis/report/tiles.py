@@ -32,7 +32,7 @@ def _tile(name: str, value: str, note: str) -> Tile:
 
 def _score(result: Mapping[str, Any]) -> Tile:
     if tokens := result.get("tokens"):
-        best = max(value or 0.0 for value in tokens["floor"].values())
+        best = highest_floor(tokens) or 0.0
         note = "the floor: the best of held-out sentences and the most frequent token"
         return _tile("tokens right beside their floor", f"{tokens['right']:.3f} / {best:.3f}", note)
     score, floor = result.get("ssim_paper"), highest_floor(result)

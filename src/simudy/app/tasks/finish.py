@@ -167,8 +167,8 @@ def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
         )
         log.info(words, *shown)
     if tokens := result.get("tokens"):
-        floor = max(value or 0.0 for value in tokens["floor"].values())
-        log.info("tokens right: %.3f (highest floor %.3f)", tokens["right"], floor)
+        best = highest_floor(tokens) or 0.0
+        log.info("tokens right: %.3f (highest floor %.3f)", tokens["right"], best)
     if counts := result.get("verdict_counts"):
         log.info("verdicts: %s", ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     log.info("gallery: %s", folder.gallery)

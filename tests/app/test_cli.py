@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 from conftest import TINY, result
@@ -81,6 +82,19 @@ def test_a_finished_run_is_not_run_again_and_its_directory_is_its_own(cli, tmp_p
     assert (tmp_path / "a/result.json").stat().st_mtime_ns == before
     error = cli("hydra.run.dir=a", "outer.lr=0.5").error
     assert "outer.lr was 0.1 and is now 0.5" in error and "set another hydra.run.dir" in error
+
+
+def test_runs_of_the_same_second_have_a_directory_each(cli, tmp_path, monkeypatch):
+    class Clock:
+        ticks = iter(range(1000))
+
+        @classmethod
+        def now(cls) -> datetime:
+            return datetime(2026, 1, 1, microsecond=next(cls.ticks))
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+    assert [cli("task=victim", f"seed={seed}").code for seed in (0, 1)] == [0, 0]
+    assert len(list(tmp_path.glob("runs/*/*/evidence"))) == 2
 
 
 def test_stages_one_by_one_are_the_whole(cli, tmp_path):

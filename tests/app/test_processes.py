@@ -17,10 +17,10 @@ RUN = (*TINY, "gradient=reverse", "dummy.images=pixels", "outer.refine=0")
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def start(folder: Path, processes: int, *words: str) -> subprocess.Popen[str]:
-    command = [*LAUNCH, str(processes), "-m", "simudy", *RUN, *words]
+def start(folder: Path, processes: int, *words: str, named: bool = True) -> subprocess.Popen[str]:
+    where = [f"hydra.run.dir={folder}"] if named else []
     return subprocess.Popen(
-        [*command, f"hydra.run.dir={folder}"],
+        [*LAUNCH, str(processes), "-m", "simudy", *RUN, *words, *where],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
         stdout=subprocess.PIPE,
@@ -38,6 +38,12 @@ def test_two_processes_find_what_one_finds(cli, tmp_path):
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
     assert two["distance"] == pytest.approx(one["distance"], rel=1e-4)
     assert not list(tmp_path.glob("runs/*"))  # none wrote anywhere else
+
+
+def test_processes_have_one_directory_where_none_is_named(tmp_path):
+    _, err = (running := start(tmp_path / "none", 2, "parallel=images", named=False)).communicate()
+    assert running.returncode == 0, err
+    assert len(list(tmp_path.glob("runs/*/*"))) == 1
 
 
 @pytest.mark.parametrize("word", ["parallel=images", "parallel=steps"])

@@ -66,7 +66,12 @@ def run_cli(argv: Sequence[str]) -> int:
             return DONE
         refuse_missing(argv)
         refuse_too_many(argv)
-        with _hydra_at_hand(argv), private_files(), signals.stopping_on_signals():
+        with (
+            processes.apart(argv) as words,
+            _hydra_at_hand(words),
+            private_files(),
+            signals.stopping_on_signals(),
+        ):
             main = hydra.main(
                 config_path="pkg://simudy.conf", config_name="config", version_base="1.3"
             )

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,18 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
 def is_first() -> bool:
     """Whether this process writes and says: the first under torchrun, and any other."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
+
+
+@contextmanager
+def apart(argv: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A process beside the first keeps Hydra's files in a directory that goes when it ends: by the
+    clock, which names a run's directory, no two agree.
+    """
+    if is_first():
+        yield argv
+        return
+    with tempfile.TemporaryDirectory() as own:
+        yield [*argv, f"hydra.run.dir={own}"]
 
 
 @contextmanager

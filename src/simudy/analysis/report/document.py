@@ -23,7 +23,7 @@ from simudy.analysis.report.curves import Row, curves
 from simudy.analysis.report.risk import most_at_risk
 from simudy.analysis.report.tiles import tiles
 from simudy.analysis.score import Normalisation, Score
-from simudy.analysis.verdicts import MEANING
+from simudy.analysis.verdicts import ALIKE, MEANING
 from simudy.files import write_atomically, write_json
 from simudy.pictures import inline_png
 from simudy.plain import flatten
@@ -130,7 +130,8 @@ def _in_words(agreement: Mapping[str, Any] | None) -> str | None:
         f"Consistent: compared with {len(agreement['searches'])} other searches "
         f"({', '.join(agreement['searches'])}); an angle with cosine above "
         f"{agreement['threshold']:.3f} counts, which {100 * agreement['false_rate']:g} % of "
-        f"{agreement['unrelated']} unrelated pairs exceed."
+        f"{agreement['unrelated']} unrelated pairs exceed, where SSIM with the partner is "
+        f"{ALIKE:g} or more in each."
     )
 
 

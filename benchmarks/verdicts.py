@@ -79,12 +79,12 @@ KINDS = {
     "cnn_n20": Kind((*SMALL_CNN, "data.n=20", "outer.iterations=100"), 5, first=50),
 }
 HELD_OUT = {  # victims on which neither a limit nor a rule was set
-    **{name: replace(KINDS[name], first=100) for name in ("cnn_n10", "cnn_n10_half", "cnn_n20")},
-    **{name: replace(KINDS[name], first=100) for name in ("mlp_n20", "resnet_n10")},
-    "mlp_n50": Kind((SMALL_MLP, "data.n=50", "model.width=500"), 2, first=100),
-    "resnet_n10_half": Kind((SMALL_RESNET, "outer.iterations=40"), 1, first=100),
+    **{name: replace(KINDS[name], victims=4) for name in ("cnn_n10", "cnn_n10_half", "cnn_n20")},
+    "mlp_n20": replace(KINDS["mlp_n20"], victims=2),
+    "resnet_n10": replace(KINDS["resnet_n10"], victims=1),
+    "resnet_n10_half": Kind((SMALL_RESNET, "outer.iterations=40"), 1),
 }
-KINDS |= {f"held_out_{name}": kind for name, kind in HELD_OUT.items()}
+KINDS |= {f"held_out_{name}": replace(kind, first=100) for name, kind in HELD_OUT.items()}
 
 
 def searched(kind: Kind, folder: Path, victim: int, root: str) -> list[RunDirectory]:

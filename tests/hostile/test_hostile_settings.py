@@ -17,7 +17,7 @@ VALUES = ("null", "-1", "0", "1e30", f"{10**18}", f"{10**40}", "word", "''", "[1
 BREADTH = (  # groups whose settings the default has not
     *(f"inner={name}" for name in ("adam", "muon", "rmsprop", "lion")),
     *(f"attack={name}" for name in ("kkt", "one_step", "surrogate", "growing", "newton")),
-    *("model=cnn", "outer=released", "adjoint=recompute", "victim=pretrained"),
+    *("model=cnn", "outer=released", "adjoint=recompute", "victim=pretrained", "pruner=median"),
 )
 WORDS = ("evidence.part",)  # a name within a file: any word
 ELSEWHERE = ("hydra", "cache", "name")  # Hydra's own, and paths: see test_hostile_environment.py

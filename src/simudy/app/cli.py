@@ -80,8 +80,10 @@ def run_cli(argv: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # simudy --help | head: whoever read has had enough
         return DONE
-    except SystemExit as error:  # --help, --cfg, argparse
-        return BAD_INPUT if error.code else DONE
+    except SystemExit as error:  # --help, --cfg, argparse; a sweep that is refused says why
+        if not isinstance(error.code, str):
+            return BAD_INPUT if error.code else DONE
+        refused.append(error.code)
     except Exception as error:
         if debugging():
             raise

@@ -248,6 +248,7 @@ class Config:
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     tracker: Any = field(default=None, metadata=NODE)
+    pruner: Any = field(default=None, metadata=NODE)
     cache: str = "~/.cache/simudy"
     memory: float | None = number(None, POSITIVE)
 

@@ -47,8 +47,6 @@ PRIVATE = (
     "+inner.rule.lr=0.1",
     "+inner.samples=20",
     "recipe.batch_size=1",
-    "recipe.epochs=10",
-    "outer.iterations=40",
 )
 AVERAGED = ("inner._target_=simudy.dynamics.optim.Averaged", *AROUND_SGD, "+inner.decay=null")
 ATTACK = ("outer.iterations=60",)

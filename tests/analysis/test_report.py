@@ -180,7 +180,8 @@ def test_a_history_as_a_csv_reader_yields_it(tmp_path):
 
 FLOOR = {"heldout": 0.1, "noise": 0.0, "class_mean": None}
 CERTIFIED = {"verdict_counts": {"certified": 1, "consistent": 0, "unsupported": 3}}
-AGREED = {"verdict_counts": {"certified": 0, "consistent": 2, "unsupported": 2}}
+BY_CHANCE = {"false_rate": 0.05, "p_values": [0.06, 0.3, 0.9, 1.0]}
+BEYOND = {"false_rate": 0.05, "p_values": [0.05, 0.3, 0.9, 1.0]}
 
 
 @pytest.mark.parametrize(
@@ -193,8 +194,8 @@ AGREED = {"verdict_counts": {"certified": 0, "consistent": 2, "unsupported": 2}}
         (UNKNOWN, {"ssim_paper": 0.1, "floor": FLOOR, "status": "interrupted"}, None),
         (UNKNOWN, {"distance": None}, None),
         (UNKNOWN, {}, None),
-        (UNKNOWN, AGREED, {"searches": ["b"]}),
-        (UNSEEN, {}, {"searches": ["b"]}),
+        (UNKNOWN, {}, BEYOND),  # be it consistent or not
+        (UNSEEN, {}, BY_CHANCE),
     ],
 )
 def test_the_answer_keeps_to_its_rule(expected, figures, agreement):

@@ -88,8 +88,8 @@ def test_the_noise_of_a_private_run_is_told_as_strong_as_it_was():
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 30), nn.Tanh(), nn.Linear(30, 2))
     images, labels = torch.randn(4, 1, 16, 16), torch.arange(4) % 2
 
-    def run(seed):
-        rule = private(SGD(lr=0.02, momentum=0.5), noise=0.3, samples=4, seed=seed)
+    def run(seed, noise=0.3):
+        rule = private(SGD(lr=0.02, momentum=0.5), noise=noise, samples=4, seed=seed)
         return Recipe(rule, epochs=9, batch_size=1)
 
     model, one, _ = train(module, images, labels, run(1))
@@ -98,4 +98,5 @@ def test_the_noise_of_a_private_run_is_told_as_strong_as_it_was():
     differ = (one["1.weight"] - other["1.weight"]).std() / 2**0.5
     assert told["1.weight"] == pytest.approx(float(differ), rel=0.05)
     assert noise_of_run(Recipe(SGD(lr=0.1), epochs=9), model.params, 4) == {}
+    assert noise_of_run(run(1, noise=0.0), model.params, 4) == {}  # clipped, and nothing hidden
     assert both({"a": 3.0}, {"a": 4.0, "b": 1.0}) == {"a": 5.0, "b": 1.0}

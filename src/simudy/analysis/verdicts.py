@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from simudy.analysis.metrics import contrast, ssim
+
 CERTIFIED, CONSISTENT, UNSUPPORTED = VERDICTS = ("certified", "consistent", "unsupported")
 MEANING = {
     CERTIFIED: "the weights themselves prove it: solved for exactly, residual below the threshold",
-    CONSISTENT: "independent searches came to the same image, more alike than unrelated ones are",
+    CONSISTENT: "independent searches came to the same picture, beyond what chance explains",
     UNSUPPORTED: "nothing but this one search speaks for it",
 }
+
+ALIKE = 0.75  # SSIM of images that are taken for the same one (docs/results/verdicts.md)
+
+
+def likeness(images: Sequence[Tensor], partners: Tensor) -> Tensor:
+    """How much the same picture each image of the first search is in all others.
+
+    Beyond chance is not yet the same: where weights hold no more than colours and a rough layout,
+    searches agree on these, and each fills in the rest.
+
+    Args:
+        images: normalised ``(n, c, h, w)`` of each search.
+        partners: ``(searches − 1, n)``, as of ``agreement``.
+
+    Returns: ``(n,)``, the lowest SSIM with a partner, as the paper takes it.
+
+    Raises:
+        SimudyError: images are shorter than the window of SSIM.
+    """
+    first, spread = images[0], contrast(images[0])
+    pairs = zip(images[1:], partners, strict=True)
+    return torch.stack([ssim(first, other[k], data_range=spread) for other, k in pairs]).amin(0)
 
 
 def verdicts_on(

@@ -79,14 +79,16 @@ def without_noise(recipe: Recipe) -> Recipe:
 
 def noise_of_run(recipe: Recipe, initial: Params, count: int) -> dict[str, float]:
     """Standard deviation, by name, of what the run's own noise (``Noised``) leaves in the weights,
-    to first order: a run on ``count`` images whose gradients are zero, with it and without.
+    to first order: a run on ``count`` images whose gradients are zero, with it and without. Weights
+    that it leaves alone are not named.
     """
     if public(recipe.optimizer) is recipe.optimizer:
         return {}
     zero = {k: torch.zeros_like(w) for k, w in initial.items()}
     both_ways = (recipe, without_noise(recipe))
     ends = [end_on(one.rules(count), initial, lambda _: zero) for one in both_ways]
-    return {k: float(w.square().mean().sqrt()) for k, w in tree.sub(*ends).items()}
+    left = {k: float(w.square().mean().sqrt()) for k, w in tree.sub(*ends).items()}
+    return {k: std for k, std in left.items() if std}
 
 
 def both(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:

@@ -201,10 +201,11 @@ def _blind(result: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> tu
             f"{fits}true images to compare with, nothing is certified, and no independent search "
             "was asked (task=verdict)."
         ]
-    if count := (result.get("verdict_counts") or {}).get(CONSISTENT, 0):
+    if count := sum(p <= agreement["false_rate"] for p in agreement["p_values"]):
+        same = (result.get("verdict_counts") or {}).get(CONSISTENT, 0)
         return UNKNOWN, [
-            f"{fits}true images to compare with. Independent searches agree on {count} of them: a "
-            "sign of a leak, and no proof."
+            f"{fits}true images to compare with. Independent searches agree beyond chance on "
+            f"{count} images, {same} of them consistent: a sign of a leak, and no proof."
         ]
     return UNSEEN, [
         f"{fits}true images to compare with, nothing is certified, and independent searches agree "

@@ -25,7 +25,7 @@ from simudy.analysis.report.tiles import tiles
 from simudy.analysis.score import Normalisation, Score
 from simudy.analysis.text.text_gallery import FLOORS as FLOORS_OF_TEXTS
 from simudy.analysis.text.text_gallery import TEXT_RULES, text_figures
-from simudy.analysis.verdicts import MEANING
+from simudy.analysis.verdicts import ALIKE, MEANING
 from simudy.files import write_atomically, write_json
 from simudy.pictures import inline_png
 from simudy.plain import flatten
@@ -144,7 +144,8 @@ def _in_words(agreement: Mapping[str, Any] | None) -> str | None:
         f"Consistent: compared with {len(agreement['searches'])} other searches "
         f"({', '.join(agreement['searches'])}); an angle with cosine above "
         f"{agreement['threshold']:.3f} counts, which {100 * agreement['false_rate']:g} % of "
-        f"{agreement['unrelated']} unrelated pairs exceed."
+        f"{agreement['unrelated']} unrelated pairs exceed, where SSIM with the partner is "
+        f"{ALIKE:g} or more in each."
     )
 
 

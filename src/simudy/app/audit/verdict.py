@@ -10,6 +10,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from simudy.analysis.metrics import WINDOW
+from simudy.analysis.verdicts import ALIKE, likeness
 from simudy.app.settings.start import reconstructions
 from simudy.app.store import reconstruction
 from simudy.app.store.beside import save_agreement
@@ -44,22 +46,26 @@ def verdict(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     _require_independent([folder, *others])
     _require_fit([folder, *others])
     runs = [reconstruction.read(one.reconstruction)[0] for one in (folder, *others)]
-    found = agreement([run["images"] for run in runs], [run["labels"] for run in runs])
-    facts = _facts(found, false_rate=cfg.verdict.false_rate)
+    images = [run["images"] for run in runs]
+    _require_pictures(images[0])
+    found = agreement(images, [run["labels"] for run in runs])
+    facts = _facts(found, likeness(images, found.partners), false_rate=cfg.verdict.false_rate)
     names = [one.root.name for one in others]
-    save_agreement(folder.agreement, runs[0]["images"], {"searches": names, **facts})
+    save_agreement(folder.agreement, images[0], {"searches": names, **facts})
     log.info("%d of %d images are consistent", sum(facts["consistent"]), len(facts["consistent"]))
     return rescore(cfg, folder)
 
 
-def _facts(found: Agreement, *, false_rate: float) -> dict[str, Any]:
+def _facts(found: Agreement, alike: Tensor, *, false_rate: float) -> dict[str, Any]:
+    beyond_chance = found.consistent(false_rate=false_rate)
     return {
         "false_rate": false_rate,
         "threshold": float(found.unrelated.quantile(1 - false_rate)),
         "unrelated": len(found.unrelated),
         "cosines": found.cosines.tolist(),
         "p_values": found.p_values.tolist(),
-        "consistent": found.consistent(false_rate=false_rate).tolist(),
+        "ssim": alike.tolist(),
+        "consistent": (beyond_chance & (alike >= ALIKE)).tolist(),
     }
 
 
@@ -85,6 +91,14 @@ def _require_independent(runs: list[RunDirectory]) -> None:
                 "evidence.folder set to the evidence of the first"
             )
         seeds[seed] = name
+
+
+def _require_pictures(images: Tensor) -> None:
+    if images.dim() != 4 or min(images.shape[-2:]) < WINDOW:
+        raise SimudyError(
+            f"verdicts of agreement were measured on pictures of {WINDOW}×{WINDOW} or more, these "
+            f"are {tuple(images.shape[1:])}: compare the searches by hand"
+        )
 
 
 def _require_fit(runs: list[RunDirectory]) -> None:

@@ -24,6 +24,7 @@ class AgreementFacts(TypedDict):
     unrelated: int
     cosines: list[COSINE]
     p_values: list[Annotated[float, FRACTION]]
+    ssim: list[COSINE]  # the lowest with a partner in another search
     consistent: list[bool]
 
 

@@ -82,7 +82,7 @@ def test_a_stopped_run_goes_on_on_any_number_of_processes(tmp_path, processes, h
     else:
         os.kill(_children(running.pid)[-1], how)
     _, err = running.communicate(timeout=300)
-    assert running.returncode and err.count("simudy: ") <= 1
+    assert running.returncode and err.count("simudy: ") <= 1, err
     assert not (tmp_path / "cut" / "result.json").exists() or how == signal.SIGINT
     for folder, count in (("cut", processes), ("whole", 2)):
         _, err = (running := start(tmp_path / folder, count, *words)).communicate(timeout=300)

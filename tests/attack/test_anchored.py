@@ -198,7 +198,7 @@ def test_it_finds_the_images():
 @pytest.mark.parametrize(
     ("rule", "settings", "words"),
     [
-        (None, {"gradient": Factored(layers="all")}, "gradient=Reverse()"),
+        (None, {"gradient": Factored(layers="all")}, "use Reverse()"),
         (None, {"adjoint": Truncated(last=2)}, "Recompute()"),
         (SAM(SGD(lr=0.1)), {}, "Simudy()"),
         (None, {"shared": True, "nodes": 2}, "nodes=None"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -62,9 +63,8 @@ class Anchored(Simudy):
     anchored_until: Annotated[float, FRACTION] = 0.95
     shared: bool = False
 
-    def fitted(self, evidence: Evidence) -> Simudy:
-        self.gradient = self.gradient or Reverse()
-        return super().fitted(evidence)
+    def fitted(self, evidence: Evidence) -> Anchored:
+        return dataclasses.replace(self, gradient=self.gradient or Reverse())
 
     def posed(self, evidence: Evidence, dummy: Dummy, first: FirstLayer | None) -> AnchoredProblem:
         return AnchoredProblem(self, evidence, dummy, first=first)
@@ -97,9 +97,12 @@ class AnchoredProblem(SimudyProblem):
         if self.evidence.checkpoints:
             raise SimudyError("Anchored() anchors a run between its two ends: use Simudy()")
         if self.factored:
-            raise SimudyError("Anchored() holds weights whole: set gradient=Reverse()")
+            raise SimudyError("Anchored() holds weights whole, not factored: use Reverse()")
         if not isinstance(s.adjoint, (Direct, Recompute)):
-            raise SimudyError(f"Anchored(adjoint={s.adjoint}): use Direct() or Recompute()")
+            raise SimudyError(
+                f"Anchored() has no chain of steps for {type(s.adjoint).__name__}() to go back "
+                "through: use Direct() or Recompute()"
+            )
         start = self.evidence.initial
         if any(rule.second_point(start, start) is not None for rule in rules):
             raise SimudyError(
@@ -109,7 +112,8 @@ class AnchoredProblem(SimudyProblem):
         if s.shared:
             if s.nodes is not None:
                 raise SimudyError("Anchored(shared=True) shares all steps: set nodes=None")
-            require_sum(rules, self.evidence.initial)
+            for progress in (0.0, 1.0):  # a search may clip at first
+                require_sum(self._rules(progress), start)
 
     def stage(self, progress: float) -> object:
         return super().stage(progress), self._number(progress)

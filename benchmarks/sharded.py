@@ -37,7 +37,7 @@ def outer_gradient(n: int, width: int, steps: int, share: str) -> Callable[[], N
     model = StatelessModel(ResNet(shape=(3, 32, 32), classes=10, width=width).eval())
     images = torch.randn(n, 3, 32, 32, requires_grad=True)
     batches, rules = [(images, torch.arange(n) % 10)] * steps, [SGD(lr=0.01)] * steps
-    path, grads = Points([model.params] * steps, {}, 1.0), Reverse().of(model.loss)
+    path, grads = Points([model.params] * steps), Reverse().of(model.loss)
 
     def run() -> None:
         if share == "images":

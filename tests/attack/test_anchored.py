@@ -97,8 +97,8 @@ def test_value_and_slope_are_those_of_a_plain_loop(nodes, adjoint):
     problem = posed(victim()[0], nodes=nodes, **({"adjoint": adjoint} if adjoint else {}))
     found, value = slope(problem), problem.objective(0.0)[1].item()
     path = problem._path
-    assert path is not None and (nodes is None or len(path.kept) == STEPS - nodes)
-    weights = [0.0 if t in path.kept else path.weight for t in range(STEPS)]
+    assert path is not None and len(path.taken) == (nodes or 0)
+    weights = [STEPS / nodes * (t in path.taken) if nodes else 1.0 for t in range(STEPS)]
     expected = loop(problem, list(path.points), weights)
     assert value == pytest.approx(expected.item(), rel=1e-10)
     latent = problem.variables()["latent"]
@@ -123,9 +123,10 @@ def test_the_points_are_a_bent_simulation():
             torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("nodes", [None, 3])
 @pytest.mark.parametrize("rule", [SGD(lr=0.3), Adam(lr=0.02)])
-def test_slopes_are_finite_differences_on_a_path_that_stands(rule):
-    problem = posed(victim(rule)[0], labels="learned")
+def test_slopes_are_finite_differences_on_a_path_that_stands(rule, nodes):
+    problem = posed(victim(rule)[0], labels="learned", nodes=nodes)
     found, latent = slope(problem), problem.variables()["latent"]
     direction = torch.randn_like(latent)
     values = []

@@ -48,10 +48,9 @@ class Anchored(Simudy):
 
     Args:
         paths: how many times the points are simulated, evenly over the search.
-        nodes: how many steps are differentiated, evenly spread and drawn anew with each path, each
-            for its neighbours as well, whose gradients stay as they were when the path was made.
-            Fewer are faster and rougher: let ``paths`` be half of the iterations then. Default:
-            all.
+        nodes: how many steps are taken at each iteration, evenly spread and drawn anew with each
+            path; each also stands for the change of its neighbours since the path was made. Fewer
+            are faster and rougher: let ``paths`` be half of the iterations then. Default: all.
         anchored_until: after this part of the search, simulate the run itself.
         shared: each process of ``torch.distributed`` takes a share of the steps, and all find the
             same. The rule must add gradients up, as SGD does. One sum of |θ| numbers an outer step;

@@ -26,38 +26,41 @@ class Path:
 
     Attributes:
         points: weights, one a step.
-        kept: the gradients of the steps that are not differentiated.
-        weight: how many steps each one that is stands for.
+        kept: the gradients that the dummies had as the path was made; None: all steps are taken.
+        taken: the steps that are, where not all.
     """
 
     points: Sequence[Params]
-    kept: dict[int, Params]
-    weight: float
+    kept: Sequence[Params] | None = None
+    taken: frozenset[int] = frozenset()
 
     def grad(self, grads: Grads, t: int, batch: Any) -> Params:
-        """The gradient of step ``t``; its derivative is ``weight`` times its own."""
-        if t in self.kept:
+        """The gradient of step ``t``. Where few steps are taken, each changes from what it was by
+        as many times its own change as it stands for steps, and the others do not.
+        """
+        if self.kept is None:
+            return grads(self.points[t], batch)
+        if t not in self.taken:
             return self.kept[t]
-        found = grads(self.points[t], batch)
-        return tree.map(self._weighted, found) if self.weight != 1 else found
-
-    def _weighted(self, grad: torch.Tensor) -> torch.Tensor:
-        return grad + (self.weight - 1) * (grad - grad.detach())
+        times = len(self.points) / len(self.taken)
+        return tree.map(
+            lambda new, old: old + times * (new - old), grads(self.points[t], batch), self.kept[t]
+        )
 
 
 def new_path(
     points: Sequence[Params], batches: Sequence[Any], grads: Grads, *, nodes: int | None, seed: int
 ) -> Path:
-    """A path on which ``nodes`` steps, drawn one from each of as many stretches, are
-    differentiated; None: all.
+    """A path on which ``nodes`` steps are taken, drawn one from each of as many stretches; None:
+    all.
     """
     steps = len(points)
     if nodes is None or nodes >= steps:
-        return Path(points, {}, 1.0)
+        return Path(points)
     draws = torch.rand(nodes, generator=torch.Generator().manual_seed(seed)).tolist()
-    fresh = {int((i + draw) * steps / nodes) for i, draw in enumerate(draws)}
-    kept = {t: grads(points[t], batches[t]) for t in range(steps) if t not in fresh}
-    return Path(points, kept, steps / nodes)
+    taken = frozenset(int((i + draw) * steps / nodes) for i, draw in enumerate(draws))
+    kept = [grads(point, batch) for point, batch in zip(points, batches, strict=True)]
+    return Path(points, kept, taken)
 
 
 def bent(points: Sequence[Params], end: Params, final: Params) -> list[Params]:

@@ -22,7 +22,18 @@ import torch
 from peers import Task, flat
 from torch import nn
 
-from simudy import SGD, Evidence, Factored, Mixed, Recipe, StatelessModel, Traced, simulate
+from simudy import (
+    SGD,
+    Evidence,
+    Factored,
+    Mixed,
+    Recipe,
+    Recompute,
+    StatelessModel,
+    Traced,
+    simulate,
+)
+from simudy.attack.methods.anchored import Anchored
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics import tree
 from simudy.victim.models import MLP, ResNet
@@ -55,6 +66,10 @@ CASES = {
     "mlp4000": Case(lambda: MLP(SHAPE, width=4000), n=20, epochs=8),
     "resnet": Case(resnet, n=20, epochs=20, method=Simudy()),
     "resnet-lean": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Mixed())),
+    # on a path that stands, without what making one costs (a simulation of the run)
+    "resnet-anchored": Case(resnet, n=20, epochs=20, method=Anchored()),
+    "resnet-anchored-lean": Case(resnet, n=20, epochs=20, method=Anchored(adjoint=Recompute())),
+    "resnet-anchored-two": Case(resnet, n=20, epochs=20, method=Anchored(nodes=2)),
     "resnet-traced": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Traced())),
     "resnet-compiled": Case(
         resnet, n=20, epochs=20, method=Simudy(gradient=Traced(compile="default"))

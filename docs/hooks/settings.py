@@ -12,7 +12,10 @@ from mkdocs.structure.files import File
 from simudy.app.settings.meaning import based_on, comments, head
 
 __all__ = ["CONF", "flat"]
-GROUPS = ("data", "model", "inner", "victim", "attack", "gradient", "adjoint", "outer", "tracker")
+GROUPS = (
+    *("data", "model", "inner", "victim", "attack", "gradient", "adjoint", "outer", "tracker"),
+    "pruner",
+)
 LISTS = {"experiment": "Experiments", "sweep": "Sweeps", "debug": "For trying things out"}
 
 INTRO = """# Settings

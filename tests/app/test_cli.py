@@ -251,6 +251,21 @@ def test_a_sweep_skips_what_is_finished_and_names_what_failed(cli, tmp_path):
     assert cli("-m", "seed=0,1", "hydra.sweep.dir=s").code == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "simudy: interrupted"),
+        ("signals.last_words('simudy: error: why')", "simudy: error: why"),
+        ("signals.last_words(None)", ""),
+    ],
+)
+def test_a_signal_to_a_process_that_is_ending_says_why_it_ends_once(words, said):
+    """As torchrun sends one to all when the first has ended."""
+    script = f"from simudy.app import signals\n{words}\nsignals.leave_at_once(15, None)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 130 and ended.stderr.strip() == said
+
+
 def test_a_dry_run_keeps_nothing(cli, tmp_path):
     outcome = cli("dry_run=true", "hydra.run.dir=a")
     assert (

@@ -102,3 +102,16 @@ def test_a_factored_network_is_counted_by_its_factors():
 def test_an_attack_may_be_truncated_but_not_first_order(cli):
     assert cli("adjoint=truncated", "adjoint.last=2").code == 0
     assert "by the batches" in cli("gradient._target_=simudy.FirstOrder").error
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["gradient._target_=simudy.Factored", "+gradient.layers=all"], "set gradient=reverse"),
+        (["adjoint=truncated", "adjoint.last=2"], "set adjoint=direct or adjoint=recompute"),
+        (["inner._target_=simudy.dynamics.optim.SAM", "+inner.rule._target_=simudy.SGD",
+          "+inner.rule.lr=0.1"], "set attack=simudy"),
+    ],
+)  # fmt: skip
+def test_an_anchored_path_names_the_setting_that_fits_it(cli, words, remedy):
+    assert remedy in cli("attack=anchored", "dummy.images=pixels", *words).error

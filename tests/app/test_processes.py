@@ -29,9 +29,12 @@ def start(folder: Path, processes: int, *words: str, named: bool = True) -> subp
     )
 
 
-def test_two_processes_find_what_one_finds(cli, tmp_path):
-    running = start(tmp_path / "two", 2, "parallel=images")
-    assert cli(*RUN, f"hydra.run.dir={tmp_path / 'one'}", tiny=False).code == 0
+@pytest.mark.parametrize(
+    "words", [("parallel=images",), ("parallel=steps", "attack=anchored", "attack.paths=2")]
+)
+def test_two_processes_find_what_one_finds(cli, tmp_path, words):
+    running = start(tmp_path / "two", 2, *words)
+    assert cli(*RUN, *words[1:], f"hydra.run.dir={tmp_path / 'one'}", tiny=False).code == 0
     said = "".join(running.communicate(timeout=300))
     assert running.returncode == 0, said
     assert "Traceback" not in said and said.count("finished after") == 1  # one of them speaks
@@ -48,8 +51,14 @@ def test_processes_have_one_directory_where_none_is_named(tmp_path):
 
 @pytest.mark.parametrize("word", ["parallel=images", "parallel=steps"])
 def test_what_torchrun_has_not_started_says_how_to(cli, word):
-    error = cli(*RUN, word, tiny=False).error
-    assert ("torchrun" if word == "parallel=images" else "not there yet") in error
+    assert f"torchrun --nproc-per-node 2 -m simudy {word}" in cli(*RUN, word, tiny=False).error
+
+
+@pytest.mark.slow
+def test_steps_that_wait_for_each_other_are_not_shared(tmp_path):
+    running = start(tmp_path / "run", 2, "parallel=steps")
+    out, err = running.communicate(timeout=300)
+    assert running.returncode and (out + err).count("set attack=anchored, or parallel=images") == 1
 
 
 @pytest.mark.slow
@@ -62,9 +71,10 @@ def test_processes_without_a_share_are_refused_once(tmp_path):
 @pytest.mark.parametrize(
     ("processes", "how"), [(2, signal.SIGKILL), (3, signal.SIGKILL), (2, signal.SIGINT)]
 )
-def test_a_stopped_run_goes_on_on_any_number_of_processes(tmp_path, processes, how):
+@pytest.mark.parametrize("words", [("parallel=images",), ("parallel=steps", "attack=anchored")])
+def test_a_stopped_run_goes_on_on_any_number_of_processes(tmp_path, processes, how, words):
     """Bit for bit on as many as before, else up to rounding."""
-    words = ("parallel=images", "outer.iterations=400", "intervals.checkpoint=0")
+    words = (*words, "outer.iterations=400", "intervals.checkpoint=0")
     running = start(tmp_path / "cut", 2, *words)
     _wait_for(tmp_path / "cut" / "history.csv", rows=20)
     if how == signal.SIGINT:
@@ -72,7 +82,7 @@ def test_a_stopped_run_goes_on_on_any_number_of_processes(tmp_path, processes, h
     else:
         os.kill(_children(running.pid)[-1], how)
     _, err = running.communicate(timeout=300)
-    assert running.returncode and err.count("simudy: ") <= 1
+    assert running.returncode and err.count("simudy: ") <= 1, err
     assert not (tmp_path / "cut" / "result.json").exists() or how == signal.SIGINT
     for folder, count in (("cut", processes), ("whole", 2)):
         _, err = (running := start(tmp_path / folder, count, *words)).communicate(timeout=300)

@@ -31,7 +31,7 @@ def job(sweep: Path, settings: dict[str, object], **found: object) -> Path:
         json.dumps([f"{k}={v}" for k, v in settings.items()])
     )
     if found:
-        (root / "result.json").write_text(json.dumps({"status": "finished", **found}))
+        (root / "result.json").write_text(json.dumps({"status": "finished"} | found))
     return root
 
 
@@ -85,6 +85,19 @@ def test_failed_unfinished_and_never_begun_jobs_are_named(grid):
     assert "never begun: data.n=4 inner.lr=1 recipe.epochs=16" in said
     assert "runs only what is missing" in said
     assert [r["status"] for r in rows(grid)].count("failed") == 1
+
+
+def test_pruned_jobs_are_listed_and_not_compared(grid):
+    stopped: dict[str, object] = {"data.n": "4", "inner.lr": "9", "recipe.epochs": "4"}
+    job(grid, stopped, status="pruned", iterations=20, ssim_paper=0.99, distance=1e-9)
+    said = summarise(grid)
+    assert said[0] == "5 jobs, 4 done, 1 pruned"
+    assert said[1].startswith("pruned: inner.lr=9 recipe.epochs=4, at iteration 20 (")
+    assert not any("runs only what is missing" in line for line in said)
+    best = [line for line in said if line.startswith("best")]
+    assert len(best) == 2 and all("inner.lr=0.1" in line for line in best)
+    assert [r["status"] for r in rows(grid)].count("pruned") == 1
+    assert "pruned · " in (grid / "index.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simudy import SGD, AdamW, Evidence, Lion, Recipe, StatelessModel, simulate
-from simudy.analysis.text_score import score_tokens
+from simudy.analysis.text.text_score import score_tokens
 from simudy.attack.coordinates import coordinates_named
 from simudy.attack.first_layer.tokens import tokens_read
 from simudy.dynamics.optim import Muon
@@ -98,11 +98,15 @@ def test_the_score_counts_tokens_beside_its_floors():
     found = one_hot(["my soup", "wet fog"]) * 0.6 + 0.01
     judged = score_tokens(found, truth, heldout, ALPHABET)
     assert judged["read"] == ["wet fog", "my soup"]
+    assert judged["true"] == ["wet dog", "my song"] and judged["candidates"] == [1, 0]
+    assert judged["each"] == pytest.approx([6 / 7, 5 / 7])
     assert judged["right"] == pytest.approx((6 + 5) / 14)
     # "wee dad" twice: w, e, space, d beside "wet dog", none beside "my song"; d occurs once
     assert judged["floor"]["heldout"] == pytest.approx(4 / 14)
     assert judged["floor"]["most_frequent"] == pytest.approx(1 / 14)
-    assert score_tokens(found[:1], truth, heldout, ALPHABET)["read"] == ["", "my soup"]
+    alone = score_tokens(found[:1], truth, heldout, ALPHABET)
+    assert alone["read"] == ["", "my soup"] and alone["candidates"] == [-1, 0]
+    assert alone["right"] == pytest.approx(5 / 14) and alone["each"][0] == 0
 
 
 def test_sentences_are_drawn_from_the_seed():

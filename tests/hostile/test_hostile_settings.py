@@ -17,8 +17,13 @@ VALUES = ("null", "-1", "0", "1e30", f"{10**18}", f"{10**40}", "word", "''", "[1
 BREADTH = (  # groups whose settings the default has not
     *(f"inner={name}" for name in ("adam", "muon", "rmsprop", "lion")),
     *(f"attack={name}" for name in ("kkt", "one_step", "surrogate", "growing", "newton")),
-    *("model=cnn", "outer=released", "adjoint=recompute", "victim=pretrained"),
+    *("model=cnn", "outer=released", "adjoint=recompute", "victim=pretrained", "pruner=median"),
+    "data=sentences model=writer dummy.images=tokens dummy.labels=[0,0,0,0] gradient=reverse",
+    "recipe.augment._target_=simudy.dynamics.augment.Flip +recipe.augment.seed=3 "
+    "+recipe.augment.p=0.5",
 )
+WITHIN = ("attack.smooth=[{},0.03]", "attack.smooth=[0.3,{}]")  # numbers of a list
+FEWER = ("nan", "-1", "0", "1e30", "word", "[1,2]")
 WORDS = ("evidence.part",)  # a name within a file: any word
 ELSEWHERE = ("hydra", "cache", "name")  # Hydra's own, and paths: see test_hostile_environment.py
 
@@ -47,17 +52,30 @@ def cases() -> list[Case]:
         for value in (*NEVER, *VALUES)
     ]
     for group in BREADTH:
-        own = [key for key in settings(group) if key not in default]
-        values = ("nan", "-1", "0", "1e30", "word", "[1,2]")
+        own = [key for key in settings(*group.split()) if key not in default]
         found += [
-            Case(f"{group}_{key}={value}", [group, f"{key}={value}"], refused=value in NEVER)
+            Case(
+                f"{group}_{key}={value}", [*group.split(), f"{key}={value}"], refused=value in NEVER
+            )
             for key in own
-            for value in values
+            for value in FEWER
         ]
+    found += [
+        Case(place.format(value), [place.format(value)], refused=value in NEVER)
+        for place in WITHIN
+        for value in FEWER
+    ]
     found += [Case(f"~{key}", [f"~{key}"]) for key in default if "." not in key]
     return found
 
 
 @pytest.mark.parametrize("case", sampled(cases(), share=40))
 def test_a_setting(attempt, case):
-    attempt(case)
+    attempt(case, without=["data.size"] if "data=sentences" in case.argv else [])
+
+
+@pytest.mark.parametrize("group", [group for group in BREADTH if " " in group])
+def test_what_is_varied_runs_as_it_stands(attempt, tmp_path, group):
+    """Else all of its cases would be refused, whatever they say."""
+    attempt(Case(group, group.split()), without=["data.size"] if "sentences" in group else [])
+    assert (tmp_path / "run/result.json").exists()

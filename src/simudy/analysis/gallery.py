@@ -160,7 +160,7 @@ def _pairs(
 ) -> Sheet:
     grid = Grid(len(truth), *truth.shape[1:3], stack=2)
     sheet = grid.sheet()
-    _header(
+    draw_header(
         sheet,
         title,
         f"SSIM {score.ssim_paper:.4f}",
@@ -193,7 +193,8 @@ def _summary(score: Score) -> Sequence[str]:
     ]
 
 
-def _header(sheet: Sheet, title: str, figure: str, colour: str, lines: Sequence[str]) -> None:
+def draw_header(sheet: Sheet, title: str, figure: str, colour: str, lines: Sequence[str]) -> None:
+    """The title, and below it the figure that counts, in its colour, with lines beside it."""
     room = sheet.width - 2 * MARGIN
     sheet.text(title, MARGIN, 62, min(32, int(room / (0.62 * max(len(title), 1)))), weight="bold")
     sheet.text(figure, MARGIN, 120, 36, colour, weight="bold")
@@ -217,10 +218,11 @@ def _pair(
         sheet.text("no candidate left", x + width / 2, below + height / 2, 16, SOFT, ha="center")
     else:
         sheet.image(shown[pair.paper_index], x, below)
-    _bar(sheet, x, below + height + 8, width, pair.ssim_paper, floor)
+    draw_bar(sheet, x, below + height + 8, width, pair.ssim_paper, floor)
 
 
-def _bar(sheet: Sheet, x: float, y: float, width: int, value: float, floor: float) -> None:
+def draw_bar(sheet: Sheet, x: float, y: float, width: int, value: float, floor: float) -> None:
+    """From 0 to 1, with a tick at the floor and the figure below."""
     colour = ACCENT if value > floor else DULL
     sheet.box(x, y, width, 5, LINE)
     sheet.box(x, y, width * min(max(value, 0.0), 1.0), 5, colour)
@@ -248,7 +250,7 @@ def _candidates(shown: np.ndarray, title: str, verdicts: Sequence[str]) -> Sheet
     grid = Grid(len(shown), *shown.shape[1:3], stack=1)
     sheet = grid.sheet()
     lines = ["There is no secret here to compare them with,", "so there is no score: judge by eye."]
-    _header(sheet, title, f"{len(shown)} reconstructed", INK, lines)
+    draw_header(sheet, title, f"{len(shown)} reconstructed", INK, lines)
     for i, image in enumerate(shown):
         x, y = grid.corner(i)
         sheet.image(image, x, y)

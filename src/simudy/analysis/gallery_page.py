@@ -41,7 +41,7 @@ def save_gallery_page(
     figures = figures_of(truth, reconstruction, score, normalisation, verdicts, names)
     head = "".join(f"<p>{html.escape(line)}</p>\n" for line in words)
     body = f'{head}<div class="gallery">\n{figures}</div>'
-    write_atomically(Path(path), page(title, body, RULES + GALLERY_RULES).encode())
+    write_atomically(Path(path), page(title, body, RULES + BAR_RULES + GALLERY_RULES).encode())
 
 
 _NO_SECRET = "There is no secret here to compare them with, so there is no score: judge by eye."
@@ -97,18 +97,19 @@ def _pairs(
                 (f"its reconstruction, SSIM {pair.ssim_paper:.3f}", shown[pair.paper_index])
             )
         verdict = verdicts[pair.paper_index] if verdicts and len(images) == 2 else ""
-        bar = _bar(pair.ssim_paper, score.highest_floor)
+        drawn = bar(pair.ssim_paper, score.highest_floor)
         caption = f"{pair.ssim_paper:.3f}" + (f"<br>{name}" if name else "")
-        yield _figure(images, caption, verdict, bar)
+        yield _figure(images, caption, verdict, drawn)
 
 
-def _figure(images: Sequence[tuple[str, str]], caption: str, verdict: str, bar: str = "") -> str:
+def _figure(images: Sequence[tuple[str, str]], caption: str, verdict: str, below: str = "") -> str:
     pictures = "".join(f'<img alt="{alt}" src="{src}">' for alt, src in images)
     told = f"<br>{html.escape(verdict)}" if verdict else ""
-    return f"<figure>{pictures}{bar}<figcaption>{caption}{told}</figcaption></figure>\n"
+    return f"<figure>{pictures}{below}<figcaption>{caption}{told}</figcaption></figure>\n"
 
 
-def _bar(value: float, floor: float) -> str:
+def bar(value: float, floor: float) -> str:
+    """HTML of a bar from 0 to 1 with a tick at the floor, under ``BAR_RULES``."""
     value, floor = (100 * min(max(v, 0.0), 1.0) for v in (value, floor))
     kind = "above" if value > floor else "below"
     return (
@@ -121,6 +122,13 @@ RULES = """\
 h1 { font-size: 22px; line-height: 1.25; margin: 0 0 8px; overflow-wrap: anywhere }
 p { color: var(--soft); margin: 0 0 4px }
 """
+BAR_RULES = """\
+.bar { position: relative; height: 5px; background: var(--line); margin: 6px 0 2px }
+.bar i { display: block; height: 100%; background: var(--soft) }
+.bar.above i { background: var(--accent) }
+.bar b { position: absolute; top: -2px; width: 2px; height: 9px; background: var(--ink) }
+.below + figcaption { color: var(--soft) }
+"""
 GALLERY_RULES = """\
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 14px;
   margin-top: 18px }
@@ -129,9 +137,4 @@ GALLERY_RULES = """\
 .gallery img { display: block; width: 100%; image-rendering: pixelated; margin-bottom: 3px }
 .gallery figcaption { text-align: center; font-variant-numeric: tabular-nums;
   overflow-wrap: anywhere }
-.bar { position: relative; height: 5px; background: var(--line); margin: 6px 0 2px }
-.bar i { display: block; height: 100%; background: var(--soft) }
-.bar.above i { background: var(--accent) }
-.bar b { position: absolute; top: -2px; width: 2px; height: 9px; background: var(--ink) }
-.below + figcaption { color: var(--soft) }
 """

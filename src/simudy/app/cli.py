@@ -80,16 +80,23 @@ def run_cli(argv: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # simudy --help | head: whoever read has had enough
         return DONE
-    except SystemExit as error:  # --help, --cfg, argparse
-        return BAD_INPUT if error.code else DONE
+    except SystemExit as error:  # --help, --cfg, argparse; a sweep that is refused says why
+        if not isinstance(error.code, str):
+            return BAD_INPUT if error.code else DONE
+        refused.append(error.code)
     except Exception as error:
         if debugging():
             raise
         refused.append(one_line(error, foreseen=(Exception,)))  # of Hydra: a job notes its own
     for line in refused:
-        streams.say(f"simudy: error: {line}")
+        streams.say(_as_error(line))
+        signals.last_words(None)
     failed = failures()
     return BAD_INPUT if refused or failed else DONE
+
+
+def _as_error(line: str) -> str:
+    return f"simudy: error: {line}"
 
 
 def _told(argv: Sequence[str]) -> str | None:
@@ -156,6 +163,7 @@ def _note(error: Exception, root: Path, cfg: DictConfig, *, sweeping: bool) -> N
     words = in_settings(one_line(error), cfg)
     if not sweeping:
         refused.append(words)
+        signals.last_words(_as_error(words))
         return
     log.error("failed: %s", words, exc_info=error if debugging() else None)
     try:

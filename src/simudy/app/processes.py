@@ -53,7 +53,9 @@ def joined(parallel: str | None) -> Iterator[None]:
             f"parallel={parallel} …"
         )
     if not parallel:
-        raise SimudyError("torchrun started several processes of one run: add parallel=images")
+        raise SimudyError(
+            "torchrun started several processes of one run: add parallel=images, or steps"
+        )
     import torch
     import torch.distributed as dist
 

@@ -20,6 +20,8 @@ INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _launching = False
+_INTERRUPTED = b"\nsimudy: interrupted\n"
+_last_words = _INTERRUPTED
 
 
 @contextmanager
@@ -29,6 +31,7 @@ def stopping_on_signals() -> Iterator[None]:
         yield
         return
     stopping.forget()
+    last_words("simudy: interrupted")
     try:
         old = {number: signal.signal(number, _ask) for number in SIGNALS}
     except ValueError:  # not the main thread
@@ -54,13 +57,22 @@ def _ask(number: int, frame: FrameType | None) -> None:
     if stopping.is_asked():
         leave_at_once(number, frame)
     stopping.ask_to_stop()
-    _say(b"\nstopping after this step; once more stops at once\n")
+    if _last_words == _INTERRUPTED:  # else it is ending already, and said why or will
+        _say(b"\nstopping after this step; once more stops at once\n")
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
     """End the process here and now, as a handler."""
-    _say(b"\nsimudy: interrupted\n")
+    _say(_last_words)
     os._exit(INTERRUPTED)
+
+
+def last_words(line: str | None) -> None:
+    """What a signal that ends the process says: why it was ending anyway, if it was; None: that is
+    said already.
+    """
+    global _last_words
+    _last_words = b"" if line is None else f"\n{line}\n".encode()
 
 
 def _say(words: bytes) -> None:

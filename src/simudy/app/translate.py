@@ -38,6 +38,9 @@ ELSEWHERE = {
 PHRASES = {
     "call module.eval()": "set victim.mode=eval",
     "use Simudy()": "set attack=simudy",
+    "use Reverse()": "set gradient=reverse",
+    "use Direct() or Recompute()": "set adjoint=direct or adjoint=recompute",
+    "Anchored(shared=True)": "parallel=steps",
 }
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 

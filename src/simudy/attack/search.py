@@ -195,12 +195,14 @@ class Search:
         return {
             **torch_state,
             "variables": tree.detach(self.variables),
+            "problem": self.problem.state_dict(),
             **{k: getattr(self, k) for k in _CARRIED},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         self._set(state["variables"])
+        self.problem.load_state_dict(state["problem"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         for name in _CARRIED:

@@ -17,6 +17,8 @@ from simudy.analysis.verdicts import CERTIFIED, CONSISTENT
 
 LEAKS, UNSEEN, UNKNOWN = "leaks", "not seen to leak", "cannot say"
 MARGIN = 0.05  # of ssim_paper over the highest floor, which moves by less from draw to draw
+# Of tokens: two draws of 8 held-out sentences of 16 differ with a standard deviation of 0.05.
+MARGIN_OF_TOKENS = 0.15
 LEVEL = 0.01  # of p-values
 NEARER = 10  # times, that a search must have come to the weights before its failure says anything
 FITTED = 0.01  # distance: a run that ends farther from the weights did not explain them
@@ -66,6 +68,30 @@ def highest_floor(result: Mapping[str, Any]) -> float | None:
     return max(floors, default=None)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The score that counts, beside its highest floor and what is clearly above that."""
+
+    name: str
+    things: str
+    score: float | None
+    floor: float | None
+    margin: float
+
+
+def judged(result: Mapping[str, Any]) -> Judged:
+    """Of a text the share of tokens right, else the SSIM."""
+    if tokens := result.get("tokens"):
+        return Judged(
+            "the share of tokens right",
+            "texts",
+            tokens["right"],
+            highest_floor(tokens),
+            MARGIN_OF_TOKENS,
+        )
+    return Judged("SSIM", "images", result.get("ssim_paper"), highest_floor(result), MARGIN)
+
+
 def _leak(
     result: Mapping[str, Any], membership: Mapping[str, Any] | None
 ) -> tuple[str, list[str]] | None:
@@ -74,11 +100,12 @@ def _leak(
     if certified := counts.get(CERTIFIED, 0):
         total = sum(counts.values())
         why.append(f"{certified} of {total} images are certified: the weights alone prove them.")
-    score, floor = result.get("ssim_paper"), highest_floor(result)
-    if score is not None and floor is not None and score >= floor + MARGIN:
+    by = judged(result)
+    if by.score is not None and by.floor is not None and by.score >= by.floor + by.margin:
         why.append(
-            f"SSIM {score:.4f} is {score - floor:.4f} above {floor:.4f}, the best of images that "
-            f"saw no weights ({MARGIN} is called clear)."
+            f"{by.name[:1].upper()}{by.name[1:]} {by.score:.4f} is {by.score - by.floor:.4f} above "
+            f"{by.floor:.4f}, the best of {by.things} that saw no weights ({by.margin} is called "
+            "clear)."
         )
     if told := members_told(membership):
         why.append(
@@ -114,11 +141,12 @@ def _hinted(
     exposure: Mapping[str, Any] | None,
 ) -> tuple[str, list[str]] | None:
     """No proof, but too much to say that nothing is seen."""
-    score, floor, why = result.get("ssim_paper"), highest_floor(result), []
-    if share := result.get("recovered"):
+    by, why = judged(result), []
+    share = None if result.get("tokens") else result.get("recovered")  # of pixels, not of letters
+    if share:
         why.append(
             f"{100 * share:.0f} % of the images count as recovered, though the score of all "
-            f"({score:.4f} beside {floor or 0:.4f}) is not clear: look at the best ones."
+            f"({by.score:.4f} beside {by.floor or 0:.4f}) is not clear: look at the best ones."
         )
     if membership and not members_told(membership) and _unlikely(*_below(membership)):
         found, asked = _below(membership)
@@ -155,12 +183,13 @@ def _unlikely(found: int, asked: int) -> bool:
 
 
 def _by_score(result: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    score, floor = result.get("ssim_paper"), highest_floor(result)
-    if score is None or floor is None:
+    by = judged(result)
+    if by.score is None or by.floor is None:
         return None
     return UNSEEN, [
-        f"The search fits the weights (distance {result['distance']:.3g}), and yet SSIM "
-        f"{score:.4f} is not {MARGIN} above {floor:.4f}, the best of images that saw no weights."
+        f"The search fits the weights (distance {result['distance']:.3g}), and yet {by.name} "
+        f"{by.score:.4f} is not {by.margin} above {by.floor:.4f}, the best of {by.things} that saw "
+        "no weights."
     ]
 
 

@@ -12,15 +12,20 @@ from simudy.analysis.page import DARK, LIGHT
 from simudy.pictures import inline, png_of
 
 Row = Mapping[str, object]
+SCORED = {  # the score over time: its legend, and its title
+    "ssim_paper": ("SSIM", "SSIM, the paper's protocol"),
+    "tokens_right": ("tokens right", "share of tokens right"),
+}
 
 
 def curves(history: Sequence[Row], highest_floor: float | None) -> dict[str, str]:
     """Pictures as addresses that hold them, ``light`` and ``dark``; empty where there is no curve.
 
     Args:
-        history: rows with ``iteration``, ``objective``, ``distance``, and ``ssim_paper`` where it
-            was taken; strings, as a CSV reader yields them, will do.
-        highest_floor: drawn beside the SSIM; None: there is none.
+        history: rows with ``iteration``, ``objective``, ``distance``, and ``ssim_paper``, or of a
+            text ``tokens_right``, where it was taken; strings, as a CSV reader yields them, will
+            do.
+        highest_floor: drawn beside the score; None: there is none.
     """
     if not _points(history, "objective"):
         return {}
@@ -46,12 +51,13 @@ def _number(value: object) -> float:
 def _drawn(
     history: Sequence[Row], highest_floor: float | None, colours: Mapping[str, str]
 ) -> bytes:
-    taken = _points(history, "ssim_paper")
+    key = next((key for key in SCORED if _points(history, key)), "ssim_paper")
+    taken = _points(history, key)
     figure = Figure(figsize=(10.4, 3.6), dpi=180, layout="constrained", facecolor="none")
     panels = figure.subplots(1, 2 if taken else 1, squeeze=False)[0]
     _draw_objective(panels[0], history, colours)
     if taken:
-        _draw_ssim(panels[1], taken, highest_floor, colours)
+        _draw_score(panels[1], SCORED[key], taken, highest_floor, colours)
     return png_of(figure)
 
 
@@ -66,8 +72,9 @@ def _draw_objective(axes: Axes, history: Sequence[Row], colours: Mapping[str, st
     _dress(axes, "objective and distance", colours)
 
 
-def _draw_ssim(
+def _draw_score(
     axes: Axes,
+    names: tuple[str, str],
     taken: list[tuple[float, float]],
     highest_floor: float | None,
     colours: Mapping[str, str],
@@ -78,7 +85,7 @@ def _draw_ssim(
         linewidth=1.6,
         marker="o",
         markersize=3,
-        label="SSIM",
+        label=names[0],
     )
     if highest_floor is not None:
         axes.axhline(
@@ -89,7 +96,7 @@ def _draw_ssim(
             label="highest floor",
         )
     axes.set_ylim(min(0.0, *(y for _, y in taken)), 1.02)
-    _dress(axes, "SSIM, the paper's protocol", colours)
+    _dress(axes, names[1], colours)
 
 
 def _dress(axes: Axes, title: str, colours: Mapping[str, str]) -> None:

@@ -16,13 +16,15 @@ from markupsafe import Markup
 from torch import Tensor
 
 from simudy.analysis.gallery import FLOORS, displayable
-from simudy.analysis.gallery_page import GALLERY_RULES, figures_of
+from simudy.analysis.gallery_page import BAR_RULES, GALLERY_RULES, figures_of
 from simudy.analysis.page import colours
-from simudy.analysis.report.conclusion import conclude, highest_floor
+from simudy.analysis.report.conclusion import conclude, judged
 from simudy.analysis.report.curves import Row, curves
 from simudy.analysis.report.risk import most_at_risk
 from simudy.analysis.report.tiles import tiles
 from simudy.analysis.score import Normalisation, Score
+from simudy.analysis.text.text_gallery import FLOORS as FLOORS_OF_TEXTS
+from simudy.analysis.text.text_gallery import TEXT_RULES, text_figures
 from simudy.analysis.verdicts import ALIKE, MEANING
 from simudy.files import write_atomically, write_json
 from simudy.pictures import inline_png
@@ -47,7 +49,7 @@ def save_report(
     history: Sequence[Row],
     truth: Tensor | None,
     reconstruction: Tensor,
-    filmstrip: Sequence[tuple[int, Tensor]],
+    filmstrip: Sequence[tuple[int, Tensor | Sequence[str]]],
     normalisation: Normalisation | None,
     score: Score | None = None,
     told: Mapping[str, Any] | None = None,
@@ -59,26 +61,24 @@ def save_report(
             ``result.json`` holds.
         history: see ``curves``.
         truth, reconstruction: normalised ``(n, c, h, w)`` and ``(m, c, h, w)``; no truth, no score.
-        filmstrip: (iteration, (k, c, h, w) normalised images) over time, the same k images each
-            time.
+        filmstrip: (iteration, (k, c, h, w) normalised images, or k texts) over time, the same k
+            each time.
         score: None when there was no secret to compare with.
         told: what else is known of the run (see ``content_of``).
     """
     content = content_of(title, result, score, told or {})
-    shown = displayable(reconstruction, normalisation)
+    shown, tokens = displayable(reconstruction, normalisation), result.get("tokens")
     verdicts, names = result.get("verdicts") or (), (told or {}).get("names") or ()
+    pictures = (truth, reconstruction, score, normalisation, verdicts, names)
     page = _template().render(
         content=content,
-        style=Markup(colours() + GALLERY_RULES + _beside("report.css")),
+        style=Markup(colours() + BAR_RULES + GALLERY_RULES + TEXT_RULES + _beside("report.css")),
         faces=[inline_png(shown[image["image"]]) for image in content["at_risk"]],
-        bars=_bars(score),
-        gallery=Markup(figures_of(truth, reconstruction, score, normalisation, verdicts, names)),
-        curves=curves(history, score.highest_floor if score else None),
-        film=[
-            (iteration, [inline_png(image) for image in displayable(images, normalisation)])
-            for iteration, images in filmstrip
-        ],
-        flat_result=flatten({k: v for k, v in result.items() if k not in _TOLD_ELSEWHERE}),
+        bars=_bars(score, tokens),
+        gallery=Markup(text_figures(tokens, verdicts) if tokens else figures_of(*pictures)),
+        curves=curves(history, judged(result).floor if score else None),
+        film=[(iteration, _frames(shots, normalisation)) for iteration, shots in filmstrip],
+        flat_result={k: v for k, v in flatten(result).items() if _is_told_here(k)},
         flat_settings=flatten(settings),
     )
     write_json(path.with_suffix(".json"), {**content, "result": result, "settings": settings})
@@ -101,10 +101,11 @@ def content_of(
     found = conclude(result, **others)
     return {
         "title": title,
+        "texts": "tokens" in result,
         "answer": found.answer,
         "why": found.why,
         "figures": tiles(result, told),
-        "floor": highest_floor(result),
+        "floor": judged(result).floor,
         "at_risk": most_at_risk(result, score, told),
         "advice": found.advice,
         "assumed": list(told.get("assumed", ())),
@@ -120,7 +121,20 @@ def content_of(
     }
 
 
-_TOLD_ELSEWHERE = ("verdicts", "certificates", "images")  # by image, with the pictures
+# by image, with the pictures
+_TOLD_ELSEWHERE = ("verdicts", "certificates", "images")
+_TOLD_ELSEWHERE += tuple(f"tokens.{key}" for key in ("true", "read", "candidates", "each"))
+
+
+def _is_told_here(key: str) -> bool:
+    return not any(key == other or key.startswith(f"{other}.") for other in _TOLD_ELSEWHERE)
+
+
+def _frames(shots: Tensor | Sequence[str], normalisation: Normalisation | None) -> list[str]:
+    """Addresses that hold pictures; texts as they are."""
+    if not isinstance(shots, Tensor):
+        return list(shots)
+    return [inline_png(image) for image in displayable(shots, normalisation)]
 
 
 def _in_words(agreement: Mapping[str, Any] | None) -> str | None:
@@ -135,8 +149,11 @@ def _in_words(agreement: Mapping[str, Any] | None) -> str | None:
     )
 
 
-def _bars(score: Score | None) -> dict[str, float]:
+def _bars(score: Score | None, tokens: Mapping[str, Any] | None) -> dict[str, float]:
     """One per candidate on a common scale from 0 to 1, the attack first."""
+    if tokens:
+        floors = {FLOORS_OF_TEXTS[k]: v for k, v in tokens["floor"].items() if v is not None}
+        return {"this attack": tokens["right"], **floors}
     if score is None:
         return {}
     floors = {FLOORS[name]: value for name, value in score.floor.items() if value is not None}

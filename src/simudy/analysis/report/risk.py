@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simudy.analysis.pairing import UNMATCHED
-from simudy.analysis.report.conclusion import MARGIN
+from simudy.analysis.report.conclusion import MARGIN, MARGIN_OF_TOKENS, highest_floor
 from simudy.analysis.score import RECOVERED, Score
 from simudy.analysis.verdicts import UNSUPPORTED, VERDICTS
 
@@ -23,6 +23,8 @@ def most_at_risk(
     counts as recovered.
     """
     verdicts: Sequence[str] = result.get("verdicts") or ()
+    if tokens := result.get("tokens"):
+        return _texts_at_risk(tokens, verdicts)
     partners = {p.paper_index: (i, p) for i, p in enumerate(score.pairs)} if score else {}
     partners.pop(UNMATCHED, None)
     rows = []
@@ -34,6 +36,19 @@ def most_at_risk(
             name = _name(told.get("names"), true)
             rows.append({"image": image, "verdict": verdict, "ssim": ssim, "name": name})
     return sorted(rows, key=lambda r: (VERDICTS.index(r["verdict"]), -(r["ssim"] or 0.0)))[:SHOWN]
+
+
+def _texts_at_risk(tokens: Mapping[str, Any], verdicts: Sequence[str]) -> list[dict[str, Any]]:
+    """In place of ``ssim`` the share of its tokens that are ``right``, and the ``text`` read."""
+    clear = max((highest_floor(tokens) or 0.0) + MARGIN_OF_TOKENS, RECOVERED)
+    rows = [
+        {"image": k, "verdict": verdict, "ssim": None, "name": None, "right": right, "text": text}
+        for k, right, text in zip(
+            *(tokens[key] for key in ("candidates", "each", "read")), strict=True
+        )
+        if k >= 0 and ((verdict := verdicts[k]) != UNSUPPORTED or right >= clear)
+    ]
+    return sorted(rows, key=lambda r: (VERDICTS.index(r["verdict"]), -r["right"]))[:SHOWN]
 
 
 def _clear(score: Score) -> float:

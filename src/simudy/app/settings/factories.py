@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -76,12 +76,21 @@ def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Meth
     if not isinstance(made, Method):
         base = "simudy.attack.methods.problem.Method"
         raise SimudyError(f"attack._target_={fields['_target_']} is no method: derive from {base}")
-    if cfg.parallel is None:
-        return made
-    if "gradient" not in takes:
-        raise SimudyError(f"{fields['_target_']} takes no gradient to share: leave parallel out")
-    shared_out = Sharded(made.gradient or Reverse())
-    return dataclasses.replace(cast(Any, made), gradient=shared_out)
+    return made if cfg.parallel is None else _shared_out(made, cfg.parallel, takes)
+
+
+def _shared_out(made: Any, parallel: str, takes: Collection[str]) -> Method:
+    """The attack with each process computing a share of it."""
+    wanted = "gradient" if parallel == "images" else "shared"
+    if wanted in takes:
+        how = {"gradient": Sharded(made.gradient or Reverse())} if parallel == "images" else {}
+        return dataclasses.replace(made, **(how or {"shared": True}))
+    if parallel == "images":
+        raise SimudyError(f"{type(made).__name__} takes no gradient to share: leave parallel out")
+    raise SimudyError(
+        f"parallel=steps shares out steps that do not wait for each other, and those of "
+        f"{type(made).__name__} do: set attack=anchored, or parallel=images"
+    )
 
 
 def outer(cfg: DictConfig) -> Outer:

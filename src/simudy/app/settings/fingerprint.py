@@ -15,6 +15,7 @@ IRRELEVANT = (
     "name",
     "intervals",
     "tracker",
+    "pruner",
     "cache",
     "memory",
     "dry_run",

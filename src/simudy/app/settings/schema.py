@@ -229,7 +229,7 @@ class Config:
     backend: str = limited("native", Literal["native", "torchopt", "higher"])
     precision: str = limited("ieee", Literal["ieee", "tf32"])
     dry_run: bool = False
-    parallel: str | None = limited(None, Literal["images"] | None)
+    parallel: str | None = limited(None, Literal["images", "steps"] | None)
     distance: Any = field(default="cosine", metadata={"hint": str | dict[str, Any]})
     data: Any = field(default=None, metadata=NODE)
     model: Any = field(default=None, metadata=NODE)
@@ -248,6 +248,7 @@ class Config:
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     tracker: Any = field(default=None, metadata=NODE)
+    pruner: Any = field(default=None, metadata=NODE)
     cache: str = "~/.cache/simudy"
     memory: float | None = number(None, POSITIVE)
 
@@ -279,11 +280,6 @@ def resolve(
     """
     cfg = resolve_targets(cfg, overrides, hydra)
     refuse_unknown(cfg, OmegaConf.structured(Config))
-    if cfg.get("parallel") == "steps":
-        raise SimudyError(
-            "parallel=steps is not there yet: steps depend on each other until iterates between "
-            "them are variables of their own; set parallel=images"
-        )
     check_typed(cfg, Config)
     given = cfg.evidence.initial or cfg.evidence.folder  # then there are no images to load
     missing = sorted(

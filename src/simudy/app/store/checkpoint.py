@@ -24,7 +24,7 @@ from simudy.files import require_file, write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of what a state holds: count up when that changes
+FORMAT = 2  # of what a state holds: count up when that changes
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

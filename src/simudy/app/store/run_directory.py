@@ -17,6 +17,7 @@ from simudy.plain import flatten
 from simudy.ranges import MEASURED
 
 FINISHED = ("converged", "finished", "diverged")
+PRUNED = "pruned"  # stopped early in a sweep: without a pruner the same run goes on
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,18 @@ class RunDirectory:
         """
         return read_settings(self.config, call)
 
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self, *, pruning: bool = False) -> dict[str, Any] | None:
         """The result, if the run has come to its end.
+
+        Args:
+            pruning: where it was pruned, that is its end.
 
         Raises:
             SimudyError: it is damaged.
         """
         result = read_result(self.result) if self.result.exists() else {}
-        return result if result.get("status") in FINISHED else None
+        ends = (*FINISHED, PRUNED) if pruning else FINISHED
+        return result if result.get("status") in ends else None
 
 
 Figure = Annotated[float | None, MEASURED]

@@ -77,7 +77,8 @@ def read_settings(path: Path, call: DictConfig) -> DictConfig:
     named = named_in(call)
     try:
         plain: Any = OmegaConf.to_container(raw, resolve=True)
-        plain["tracker"] = call.get("tracker")  # who is told of a run is this call's to say
+        for key in ("tracker", "pruner"):  # who is told of a run is this call's to say
+            plain[key] = call.get(key)
         for key, name in targets_of(plain):
             require_trusted(name, str(path), key, named=named)
         cfg = OmegaConf.merge(OmegaConf.structured(Config), plain)

@@ -12,6 +12,7 @@ from simudy.analysis.sweep import panels, save_index, save_plot, without_yardsti
 from simudy.app import streams
 from simudy.app.complaint import debugging, one_line
 from simudy.app.signals import INTERRUPTED
+from simudy.app.store.run_directory import FINISHED, PRUNED
 from simudy.app.sweep.jobs import Job, never_begun, read_jobs, swept_keys, table
 from simudy.files import private_files, user_path, write_atomically
 
@@ -49,7 +50,7 @@ def summarise(sweep: Path) -> list[str]:
     """Write the three files, and return what a person should know."""
     jobs = read_jobs(sweep)
     keys, never = swept_keys(jobs), never_begun(sweep, jobs)
-    done = [job for job in jobs if job.result and job.status not in ("failed", "unfinished")]
+    done = [job for job in jobs if job.status in FINISHED]
     write_atomically(sweep / "summary.csv", table(jobs, keys).encode())
     rows = [({key: job.settings.get(key, "") for key in keys}, job.result) for job in done]
     plotted = save_plot(sweep / "plot.png", rows, keys)
@@ -81,10 +82,18 @@ def _lacking(jobs: list[Job], keys: list[str], never: list[dict[str, str]]) -> l
     ]
     missing = sum(not line.startswith("failed") for line in lines)
     again = ["the same command again runs only what is missing"] if missing else []
+    pruned = _pruned(jobs, keys)
+    done = len(jobs) + len(never) - len(lines) - len(pruned)
+    stopped = f", {len(pruned)} pruned" if pruned else ""
+    return [f"{len(jobs) + len(never)} jobs, {done} done{stopped}", *pruned, *lines, *again]
+
+
+def _pruned(jobs: list[Job], keys: list[str]) -> list[str]:
+    """A line for each job that was stopped early, whose figures are not compared."""
     return [
-        f"{len(jobs) + len(never)} jobs, {len(jobs) + len(never) - len(lines)} done",
-        *lines,
-        *again,
+        f"pruned: {_words(job, keys)}, at iteration {job.result.get('iterations')} ({job.root})"
+        for job in jobs
+        if job.status == PRUNED
     ]
 
 

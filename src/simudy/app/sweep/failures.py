@@ -15,7 +15,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from simudy.app.settings.instantiate import allow_own_modules
 from simudy.app.signals import only_launching
+from simudy.app.sweep.pruning import new_pruner
 from simudy.app.sweep.restart import begin_round, is_alone
 from simudy.errors import SimudyError
 from simudy.files import read_text, write_atomically
@@ -33,6 +35,11 @@ class Failures(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            allow_own_modules()
+            new_pruner(config, config.hydra)
+        except SimudyError as error:  # Hydra makes a warning of any other exception of a callback
+            raise SystemExit(str(error)) from error
         if not begin_round(Path(config.hydra.sweep.dir)):
             _began[:] = [time.time()]
         _found.clear()

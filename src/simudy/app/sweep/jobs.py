@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simudy.app.store.run_directory import FINISHED, RunDirectory, read_result
+from simudy.app.store.run_directory import FINISHED, PRUNED, RunDirectory, read_result
 from simudy.app.store.settings_file import read_yaml
 from simudy.app.sweep import grid
 from simudy.app.sweep.failures import FAILED, reason
@@ -26,7 +26,7 @@ class Job:
 
     Attributes:
         settings: what the command line said of it, ``{key: value}``.
-        status: ``finished``, ``converged``, ``diverged``, ``failed`` or ``unfinished``.
+        status: ``finished``, ``converged``, ``diverged``, ``pruned``, ``failed`` or ``unfinished``.
         reason: why it failed.
         result: its ``result.json``.
     """
@@ -105,7 +105,8 @@ def _job(root: Path) -> Job:
     except SimudyError as error:
         return Job(root, settings, "failed", str(error), {})
     status = result.get("status")
-    return Job(root, settings, status if status in FINISHED else "unfinished", "", result)
+    ended = status in (*FINISHED, PRUNED)
+    return Job(root, settings, status if ended else "unfinished", "", result)
 
 
 def _overrides(path: Path) -> list[str]:

@@ -13,6 +13,8 @@ _EXTRAS = {
     "hydra/launcher=submitit_local": ("hydra_submitit_launcher", "sweeps"),
     "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "sweeps"),
     "hydra/sweeper=optuna": ("hydra_optuna_sweeper", "sweeps"),
+    "pruner=median": ("hydra_optuna_sweeper", "sweeps"),
+    "pruner=halving": ("hydra_optuna_sweeper", "sweeps"),
     "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
 }
 

@@ -25,7 +25,7 @@ def decode(
     Objective and distance stay those of the search's images. ``certified`` counts the certified
     images; ``certificates`` lists them all, in the order of the images, where these were replaced.
     """
-    if found.status == "interrupted":
+    if found.status in ("interrupted", "pruned"):
         return found, {}
     try:
         decoded = decode_off_units(evidence, found.images)

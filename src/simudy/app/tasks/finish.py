@@ -18,7 +18,8 @@ from simudy.analysis.gallery_page import save_gallery_page
 from simudy.analysis.report.conclusion import highest_floor
 from simudy.analysis.report.document import save_report
 from simudy.analysis.score import Score, paper_ssim, score
-from simudy.analysis.text_score import score_tokens
+from simudy.analysis.text.text_gallery import best_first, save_text_gallery, save_text_page
+from simudy.analysis.text.text_score import read_text, score_tokens, tokens_right
 from simudy.analysis.verdicts import counts_of, verdicts_on
 from simudy.app.audit.told import told_of
 from simudy.app.store import checkpoint, history, reconstruction
@@ -106,23 +107,39 @@ def _draw(
     snapshots: dict[int, Tensor] = _snapshots(folder)
     # under an ASCII locale Python holds an umlaut of the command line as bytes that no font knows
     name = cfg.name.encode(errors="surrogateescape").decode(errors="replace")
-    title = f"{name}: {result['n']} images"
-    drawn = {"normalisation": normalisation, "title": title, "verdicts": result["verdicts"]}
-    save_gallery(folder.gallery, truth, images, scored, **drawn)
-    save_gallery_page(folder.gallery_page, truth, images, scored, **drawn, names=told["names"])
+    title = f"{name}: {result['n']} {'texts' if result.get('tokens') else 'images'}"
+    drawn = {"title": title, "verdicts": result["verdicts"]}
+    if tokens := result.get("tokens"):
+        save_text_gallery(folder.gallery, tokens, **drawn)
+        save_text_page(folder.gallery_page, tokens, **drawn)
+    else:
+        drawn["normalisation"] = normalisation
+        save_gallery(folder.gallery, truth, images, scored, **drawn)
+        save_gallery_page(folder.gallery_page, truth, images, scored, **drawn, names=told["names"])
     save_report(
         folder.report,
         title=title,
         settings=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         result=result,
-        history=_curve(folder, truth, snapshots),
+        history=_curve(folder, truth, snapshots, texts=bool(tokens)),
         truth=truth,
         reconstruction=images,
-        filmstrip=[(i, shot[_best(scored, len(shot))]) for i, shot in sorted(snapshots.items())],
+        filmstrip=_film(snapshots, scored, tokens, secret.alphabet if secret else ""),
         normalisation=normalisation,
         score=scored,
         told=told,
     )
+
+
+def _film(
+    snapshots: dict[int, Tensor],
+    scored: Score | None,
+    tokens: dict[str, Any] | None,
+    alphabet: str,
+) -> list[tuple[int, Tensor | list[str]]]:
+    """By iteration the images, or texts, that came out best."""
+    best = {i: shot[_best(scored, len(shot), tokens)] for i, shot in sorted(snapshots.items())}
+    return [(i, read_text(shot, alphabet) if tokens else shot) for i, shot in best.items()]
 
 
 def _snapshots(folder: RunDirectory) -> dict[int, Tensor]:
@@ -134,20 +151,26 @@ def _snapshots(folder: RunDirectory) -> dict[int, Tensor]:
 
 
 def _curve(
-    folder: RunDirectory, truth: Tensor | None, snapshots: dict[int, Tensor]
+    folder: RunDirectory, truth: Tensor | None, snapshots: dict[int, Tensor], *, texts: bool
 ) -> list[dict[str, Any]]:
-    """The history, with the score of every snapshot beside it; written back too."""
+    """The history, with the score of every snapshot beside it; an SSIM is written back too."""
     rows = history.load(folder.history)
+    key, measure = ("tokens_right", tokens_right) if texts else ("ssim_paper", paper_ssim)
     for row in rows:
+        row["ssim_paper"] = "" if texts else row["ssim_paper"]
         shot = snapshots.get(int(row["iteration"]))
         if truth is not None and shot is not None and bool(torch.isfinite(shot).all()):
-            row["ssim_paper"] = paper_ssim(shot, truth)
-    history.save(folder.history, rows)
+            row[key] = measure(shot, truth)
+    columns = [{k: v for k, v in row.items() if k != "tokens_right"} for row in rows]
+    history.save(folder.history, columns)
     return rows
 
 
-def _best(scored: Score | None, count: int) -> list[int]:
+def _best(scored: Score | None, count: int, tokens: dict[str, Any] | None) -> list[int]:
     """The images that came out best, or the first."""
+    if tokens:
+        found = (tokens["candidates"][i] for i in best_first(tokens))
+        return [k for k in found if 0 <= k < count][: SHOWN // 2]
     if scored is None:
         return list(range(min(SHOWN, count)))
     pairs = sorted(scored.pairs, key=lambda pair: -pair.ssim_paper)
@@ -155,7 +178,7 @@ def _best(scored: Score | None, count: int) -> list[int]:
 
 
 def _announce(result: dict[str, Any], folder: RunDirectory) -> None:
-    if result.get("ssim_paper") is not None:
+    if result.get("ssim_paper") is not None and not result.get("tokens"):
         floor = highest_floor(result)
         words = "ssim_paper %.4f (highest floor %.4f), ssim %.4f, psnr %.1f dB, %.0f %% recovered"
         shown = (

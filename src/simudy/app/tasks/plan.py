@@ -63,6 +63,7 @@ def estimated_mb(method: Method, evidence: Evidence, *, n: int) -> float:
     per_step = (method.fitted(evidence).gradient or Reverse()).kept(evidence.initial, work)
     adjoint, steps = method.adjoint or Direct(), recipe.steps(n) if method.adjoint else 1
     kept = adjoint.kept(steps, per_step=per_step, params=params)
+    kept += method.held(evidence, steps=steps)
     return (kept + 3 * (work + params)) / 2**20
 
 

@@ -20,7 +20,8 @@ from simudy.analysis.metrics import WINDOW
 from simudy.app.settings import factories
 from simudy.app.settings.fingerprint import config_hash
 from simudy.app.store import history
-from simudy.app.store.run_directory import RunDirectory
+from simudy.app.store.run_directory import PRUNED, RunDirectory
+from simudy.app.sweep.pruning import Pruned, Pruning
 from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
 from simudy.app.tasks.precision import set_precision
@@ -30,6 +31,7 @@ from simudy.app.translate import in_settings
 from simudy.attack.checkpoints.limits import independent_numbers, limits
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Problem
+from simudy.attack.search import Search
 from simudy.errors import SimudyError
 from simudy.outcome import Reconstruction
 
@@ -44,6 +46,7 @@ def attack(
     folder: RunDirectory,
     device: torch.device,
     tracker: Guarded,
+    pruning: Pruning | None = None,
 ) -> None:
     """Reconstruct, and write the outcome to the run's directory."""
     evidence = evidence.to(device)
@@ -55,7 +58,7 @@ def attack(
     if not watch.resume(search):  # it may be half loaded
         search = factories.new_search(cfg, problem)
     with watch.at_work():
-        found = search.run(on_step=watch)
+        found = _search(search, watch, pruning or Pruning())
     watch.save()
     watch.tell(found.history)
     log.info(
@@ -65,6 +68,17 @@ def attack(
     found, certified = decode(found, evidence, cfg) if cfg.outer.decode else (found, {})
     facts = {**_facts(cfg, found, evidence, device, numbers=numbers), **certified}
     found.write_tensors(folder.reconstruction, facts)
+
+
+def _search(search: Search, watch: Watch, pruning: Pruning) -> Reconstruction:
+    def after(search: Search) -> None:
+        watch(search)
+        pruning(search)
+
+    try:
+        return search.run(on_step=after)
+    except Pruned:
+        return search.result(PRUNED)
 
 
 def take_one_step(

@@ -51,25 +51,28 @@ def run_stages(cfg: DictConfig, folder: RunDirectory) -> dict[str, Any]:
     """Victim, attack and score; ``task=reconstruct`` takes evidence that is there."""
     from simudy.app.processes import first_alone, folder_of_own
     from simudy.app.settings import factories
+    from simudy.app.sweep.pruning import is_asked, new_pruning
     from simudy.app.tasks import prepare
     from simudy.app.tasks.finish import announce_finished
     from simudy.app.tracking import new_tracker
 
     with first_alone():
         folder.claim(cfg)
-        if folder.finished():
+        if folder.finished(pruning=is_asked(cfg)):
             return announce_finished(folder)
+        pruning = new_pruning(cfg)
         tracker = new_tracker(cfg, folder.root)  # refused before anything is trained
         held = prepare.prepare_evidence(cfg, folder, factories.device(cfg.device))
         if not folder.secret.exists():
             prepare.lay_down_truth(cfg, folder, held)
         secret = prepare.load_secret(cfg, folder)
     with folder_of_own(folder.root) as root:
-        return _attack_and_score(cfg, held, secret, RunDirectory(root), tracker)
+        told = {"tracker": tracker, "pruning": pruning}
+        return _attack_and_score(cfg, held, secret, RunDirectory(root), told)
 
 
 def _attack_and_score(
-    cfg: DictConfig, held: Any, secret: Any, folder: RunDirectory, tracker: Any
+    cfg: DictConfig, held: Any, secret: Any, folder: RunDirectory, told: dict[str, Any]
 ) -> dict[str, Any]:
     from simudy.app.settings import factories
     from simudy.app.tasks.finish import finish
@@ -79,8 +82,9 @@ def _attack_and_score(
     if secret is not None:
         require_scorable(held)
     labels, device = resolve_labels(cfg.dummy.labels, secret), factories.device(cfg.device)
+    tracker = told["tracker"]
     tracker.start(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    attack(cfg, held, labels=labels, folder=folder, device=device, tracker=tracker)
+    attack(cfg, held, labels=labels, folder=folder, device=device, **told)
     result = finish(cfg, secret, held, folder)
     tracker.finish(result)
     if result["status"] == "interrupted":

@@ -4,6 +4,8 @@ stand for.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
@@ -47,6 +49,15 @@ class Problem:
         """
         raise NotImplementedError
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the objective depends on besides the variables and ``progress``: tensors and
+        numbers. Default: nothing.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned; the variables keep their values."""
+
     def notes(self) -> list[str]:
         """What a person may want to know of it before it starts. Default: nothing."""
         return []
@@ -79,6 +90,10 @@ class Method:
     def problem(self, evidence: Evidence, *, seed: int) -> Problem:
         """The problem for this evidence; ``seed`` draws the initial dummies."""
         raise NotImplementedError
+
+    def held(self, evidence: Evidence, *, steps: int) -> int:
+        """Bytes kept from one outer step to the next, besides the variables. Default: none."""
+        return 0
 
     def fitted(self, evidence: Evidence) -> Method:
         """With what is left open chosen by the evidence. Default: nothing is."""

@@ -133,9 +133,11 @@ class Simudy(Method):
             generator=torch.Generator().manual_seed(seed),
         )
         first = self._first(coordinates, evidence)
-        return SimudyProblem(
-            self.fitted(evidence), coordinates.reduced(evidence), dummy, first=first
-        )
+        return self.fitted(evidence).posed(coordinates.reduced(evidence), dummy, first)
+
+    def posed(self, evidence: Evidence, dummy: Dummy, first: FirstLayer | None) -> SimudyProblem:
+        """The problem of these dummies."""
+        return SimudyProblem(self, evidence, dummy, first=first)
 
     def _require_whole(self, evidence: Evidence) -> None:
         off = {"damping": None, "focus_after": 1.0, "grow_until": 0.0}

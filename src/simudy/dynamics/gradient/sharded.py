@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from simudy.dynamics import tree
 from simudy.dynamics.custom_vjp import unwrapped
 from simudy.dynamics.gradient.base import Gradient, Loss
+from simudy.dynamics.gradient.collective import Summed, place, same, summed
 from simudy.dynamics.gradient.reverse import Reverse
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -78,23 +77,15 @@ class Sharded(Gradient):
 
     def _share(self) -> tuple[int, int]:
         """This process's rank, and how many there are."""
-        if not (dist.is_available() and dist.is_initialized()):
-            raise SimudyError(
-                "Sharded() needs processes that know each other: start with torchrun, and call "
-                "torch.distributed.init_process_group first"
-            )
-        return dist.get_rank(self.group), dist.get_world_size(self.group)
+        return place(self.group, of="Sharded()")
 
     def _grads(self, local: Callable[[Params, Any], Params], params: Params, batch: Any) -> Params:
-        leaves = tree.step_leaves(params, batch)
-        floats = [tree.is_float(leaf) for leaf in leaves]
-        same = _Same.apply(self.group, *(x for x, f in zip(leaves, floats, strict=True) if f))
-        params, batch = tree.rebuild_step(params, batch, tree.fill(leaves, floats, same))
+        params, batch = same(self.group, (params, batch))
         weight, rows = self._own(batch)
         found = local(params, rows)
         touched = next(iter(params.values())).new_tensor([name in found for name in params])
         shares = [weight * found.get(name, torch.zeros_like(p)) for name, p in params.items()]
-        touched, *sums = _Summed.apply(self.group, touched, *shares)
+        touched, *sums = Summed.apply(self.group, touched, *shares)
         names = zip(params, unwrapped(touched).tolist(), strict=True)
         return {name: grad for (name, count), grad in zip(names, sums, strict=True) if count}
 
@@ -116,7 +107,7 @@ class Sharded(Gradient):
             ]
         except (RuntimeError, ValueError):  # it takes no single row
             alone = [whole * float("nan")]
-        (total,) = _summed(self.group, [sum(alone, torch.zeros_like(whole))])
+        (total,) = summed(self.group, [sum(alone, torch.zeros_like(whole))])
         mean, rtol = total / _count(batch), torch.finfo(whole.dtype).eps ** 0.5
         if not torch.allclose(mean, whole, rtol=rtol, atol=1e-9):
             raise SimudyError(
@@ -139,66 +130,3 @@ def _rows(batch: Any, which: Any) -> Any:
     n, leaves = _count(batch), tree.leaves(batch)
     own = [leaf[which] if leaf.dim() and len(leaf) == n else leaf for leaf in leaves]
     return tree.rebuild(batch, own)
-
-
-class _Same(torch.autograd.Function):
-    """The values as they are, the same on every process; what comes back is summed over them."""
-
-    @staticmethod
-    def forward(group: Any, *values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(value.view_as(value) for value in values)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.group = inputs[0]
-
-    @staticmethod
-    def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
-        needed = ctx.needs_input_grad[1:]
-        wanted = (v for v, need in zip(cotangents, needed, strict=True) if need)
-        sums = _Summed.apply(ctx.group, *wanted)
-        return None, *tree.fill([None] * len(needed), needed, sums)
-
-    @staticmethod
-    def jvp(ctx, _, *tangents: Tensor):  # type: ignore[override]
-        return _Same.apply(ctx.group, *tangents)
-
-    @staticmethod
-    def vmap(info, in_dims, *args):
-        return _Same.apply(*args), in_dims[1:]
-
-
-class _Summed(torch.autograd.Function):
-    """The sums over all processes; what comes back is the same on each, and goes on as it is."""
-
-    @staticmethod
-    def forward(group: Any, *values: Tensor) -> tuple[Tensor, ...]:
-        return _summed(group, values)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.group = inputs[0]
-
-    @staticmethod
-    def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
-        return None, *_Same.apply(ctx.group, *cotangents)
-
-    @staticmethod
-    def jvp(ctx, _, *tangents: Tensor):  # type: ignore[override]
-        return _Summed.apply(ctx.group, *tangents)
-
-    @staticmethod
-    def vmap(info, in_dims, *args):
-        return _Summed.apply(*args), in_dims[1:]
-
-
-def _summed(group: Any, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """One all-reduce for each type among the values, whatever their number."""
-    sums: list[Tensor] = list(values)
-    for kind in dict.fromkeys(value.dtype for value in values):
-        places = [i for i, value in enumerate(values) if value.dtype == kind]
-        flat = torch.cat([values[i].reshape(-1) for i in places])
-        dist.all_reduce(flat, group=group)
-        for i, part in zip(places, flat.split([values[i].numel() for i in places]), strict=True):
-            sums[i] = part.view(values[i].shape)
-    return tuple(sums)

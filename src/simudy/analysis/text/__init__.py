@@ -1,0 +1,1 @@
+"""Texts: how much of one was read, and how that is shown."""

@@ -152,7 +152,7 @@ def new_pruning(cfg: DictConfig) -> Pruning:
 
 def _trial(sweeper: DictConfig, overrides: set[str], pruner: Any) -> Any:
     """The last that runs with these overrides: one that was killed is said to run for ever."""
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]
 
     study = _study(sweeper, pruner)
     running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
@@ -166,7 +166,7 @@ def _trial(sweeper: DictConfig, overrides: set[str], pruner: Any) -> Any:
 
 
 def _study(sweeper: DictConfig, pruner: Any) -> Any:
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]
 
     stored = sweeper.storage
     storage = instantiate(stored) if OmegaConf.is_config(stored) else stored
@@ -189,7 +189,7 @@ def _words(params: dict[str, Any]) -> set[str]:
 
 def _pruners() -> Any:
     try:
-        import optuna
+        import optuna  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise SimudyError("pruner wants Optuna: pip install 'simudy[sweeps]'") from error
     return optuna.pruners

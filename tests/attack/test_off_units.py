@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from simudy import SGD, Adam, Evidence, Recipe, SimudyError, StatelessModel, simulate
+from simudy import SGD, Adam, Evidence, Recipe, SimudyError, StatelessModel, simulate, stopping
 from simudy.attack.first_layer import off_units
 from simudy.attack.first_layer.off_units import decode_off_units, fitted_row
 from simudy.attack.first_layer.relu_layer import ReluLayer
@@ -75,6 +75,18 @@ def test_rough_images_become_exact_whatever_the_recipe(recipe):
     assert decoded.complete and decoded.n == N
     assert float(decoded.certificates.max()) < 1e-6
     assert float(errors(decoded.images, truth).max()) < 1e-6
+
+
+def test_a_person_is_told_of_each_round_and_may_stop_it():
+    evidence, truth = trained(next(iter(RECIPES.values())))
+    told: list[dict[str, int]] = []
+    assert decode_off_units(evidence, rough(truth), on_round=told.append).log == told
+    stopping.ask_to_stop()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            decode_off_units(evidence, rough(truth))
+    finally:
+        stopping.forget()
 
 
 @pytest.mark.parametrize("dtype, noise", [(torch.float32, 0.7), (torch.float64, 0.7)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -28,7 +29,7 @@ def decode(
     if found.status in ("interrupted", "pruned"):
         return found, {}
     try:
-        decoded = decode_off_units(evidence, found.images)
+        decoded = decode_off_units(evidence, found.images, on_round=partial(_told, evidence.n))
     except SimudyError as reason:
         log.warning("outer.decode: %s", in_settings(str(reason), cfg))
         return found, {"certified": None}
@@ -40,3 +41,7 @@ def decode(
     labels = found.labels[decoded.starts]
     exact = dataclasses.replace(found, images=decoded.images, labels=labels)
     return exact, {"certified": count, "certificates": decoded.certificates.tolist()}
+
+
+def _told(n: int | None, found: dict[str, int]) -> None:
+    log.info("decoding off units, round %d: %d of %s", found["round"], found["certified"], n)

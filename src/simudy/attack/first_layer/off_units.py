@@ -17,12 +17,14 @@ batches, NeurIPS 2024. Here they are those of a whole run, and predicted rather 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simudy import stopping
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.relu_layer import ReluLayer
 
@@ -74,6 +76,7 @@ def decode_off_units(
     rounds: int = 60,
     damping: float = 0.3,
     precision: torch.dtype | None = None,
+    on_round: Callable[[dict[str, int]], None] | None = None,
 ) -> Decoded:
     """Decode the training images, beginning at rough ones.
 
@@ -84,6 +87,8 @@ def decode_off_units(
         damping: holds back images whose rows are short, in mean squared lengths, until all rows
             are certain.
         precision: the coarsest type the weights were kept in. Default: the one they are in.
+        on_round: called after each round with its number, and how many starts were left and how
+            many images are certified: ``round``, ``starts``, ``certified``.
 
     Raises:
         SimudyError: there are no off units to read; ``ReluLayer.of`` says why.
@@ -97,6 +102,8 @@ def decode_off_units(
         new = _distinct(rest.rows, beside=found.rows, among=rest.certificates < threshold)
         found, rest, idle = found + rest[new], rest[~new], 0 if new.any() else idle + 1
         log.append({"round": len(log) + 1, "starts": len(new), "certified": len(found)})
+        if on_round is not None:
+            on_round(log[-1])
         if len(found) < layer.n:
             found, rest = _moved(layer, found, rest, damping=damping)
             rest = _shaken(layer, found, rest, generator) if idle else rest
@@ -154,6 +161,7 @@ def fitted_row(layer: ReluLayer, highest: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         highest: ``(out,)`` of ``ReluLayer.highest``; the farther below zero, the surer.
     """
+    stopping.check()
     off = highest < 0
     basis, weights = layer.units[off], -highest[off]
     (m, n), row, certificate = (

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -157,7 +156,9 @@ class Search:
 
     def result(self, status: str) -> Reconstruction:
         """The best so far; before the first finite step, the initial dummies."""
-        with self._standing_at(self.best):  # copies, for in pixels the images are the variables
+        with self.problem.standing_at(
+            self.best
+        ):  # copies, for in pixels the images are the variables
             images, labels = (
                 t.detach().clone() for t in (self.problem.images(), self.problem.labels())
             )
@@ -180,7 +181,7 @@ class Search:
         """
         while self.refined < self.outer.refine and self.damping <= 1:
             start = time.perf_counter()
-            with self._standing_at(self.best):
+            with self.problem.standing_at(self.best):
                 moved = self.problem.refined(damping=self.damping)
             if moved is None:
                 return
@@ -201,7 +202,7 @@ class Search:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._set(state["variables"])
+        self.problem.stand_at(state["variables"])
         self.problem.load_state_dict(state["problem"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -223,7 +224,7 @@ class Search:
     @torch.no_grad()
     def _consider(self, values: dict[str, Tensor]) -> bool:
         """Take ``values`` as the best, if they are."""
-        with self._standing_at(values):
+        with self.problem.standing_at(values):
             objective, distance = self.problem.objective(self._progress(self.outer.iterations))
         if better := bool(objective < self.best["objective"]):
             self.best = {**values, "objective": objective, "distance": distance}
@@ -253,20 +254,6 @@ class Search:
                 }
             )
         self._unread = []
-
-    @contextmanager
-    def _standing_at(self, values: dict[str, Tensor]) -> Iterator[None]:
-        present = tree.map(torch.clone, tree.detach(self.variables))
-        self._set(values)
-        try:
-            yield
-        finally:
-            self._set(present)
-
-    def _set(self, values: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, leaf in self.variables.items():
-                leaf.copy_(values[name])
 
 
 _CARRIED = (

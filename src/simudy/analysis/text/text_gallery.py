@@ -5,7 +5,7 @@ of tokens right. All of it is in ``tokens`` of ``result.json`` (see ``score_toke
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def _draw_pair(sheet: Sheet, y: float, true: str, read: str) -> None:
 
 
 def _draw_line(
-    sheet: Sheet, name: str, y: float, runs: Iterator | Sequence[tuple[bool, str]], colour: str
+    sheet: Sheet, name: str, y: float, runs: Iterable[tuple[bool, str]], colour: str
 ) -> None:
     sheet.text(name, MARGIN, y + 18, 15, SOFT)
     x = MARGIN + 60

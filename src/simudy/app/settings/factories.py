@@ -81,12 +81,12 @@ def method(cfg: DictConfig, evidence: Evidence, *, labels: str | Tensor) -> Meth
 
 def _shared_out(made: Any, parallel: str, takes: Collection[str]) -> Method:
     """The attack with each process computing a share of it."""
-    wanted = "gradient" if parallel == "images" else "shared"
-    if wanted in takes:
-        how = {"gradient": Sharded(made.gradient or Reverse())} if parallel == "images" else {}
-        return dataclasses.replace(made, **(how or {"shared": True}))
     if parallel == "images":
+        if "gradient" in takes:
+            return dataclasses.replace(made, gradient=Sharded(made.gradient or Reverse()))
         raise SimudyError(f"{type(made).__name__} takes no gradient to share: leave parallel out")
+    if "shared" in takes:
+        return dataclasses.replace(made, shared=True)
     raise SimudyError(
         f"parallel=steps shares out steps that do not wait for each other, and those of "
         f"{type(made).__name__} do: set attack=anchored, or parallel=images"

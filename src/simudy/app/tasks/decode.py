@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from simudy.app.store.run_directory import PRUNED
 from simudy.app.translate import in_settings
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.off_units import decode_off_units
@@ -26,7 +27,7 @@ def decode(
     Objective and distance stay those of the search's images. ``certified`` counts the certified
     images; ``certificates`` lists them all, in the order of the images, where these were replaced.
     """
-    if found.status in ("interrupted", "pruned"):
+    if found.status in ("interrupted", PRUNED):
         return found, {}
     try:
         decoded = decode_off_units(evidence, found.images, on_round=partial(_told, evidence.n))

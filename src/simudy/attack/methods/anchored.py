@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
 
 from simudy.attack.dummy import Dummy
 from simudy.attack.evidence import Evidence
@@ -175,14 +174,6 @@ class AnchoredProblem(SimudyProblem):
         """The path is simulated again, where it was."""
         if not state:
             return
-        variables = self.variables()
-        present = tree.map(torch.clone, tree.detach(variables))
-        self._stand_at(state["variables"])
         self._path = None
-        self._present(state["progress"])
-        self._stand_at(present)
-
-    @torch.no_grad()
-    def _stand_at(self, values: dict[str, Tensor]) -> None:
-        for name, leaf in self.variables().items():
-            leaf.copy_(values[name])
+        with self.standing_at(state["variables"]):
+            self._present(state["progress"])

@@ -4,11 +4,15 @@ stand for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from simudy.attack.evidence import Evidence
+from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Adjoint
 from simudy.dynamics.gradient import Gradient
 from simudy.dynamics.recipe import Recipe
@@ -20,6 +24,22 @@ class Problem:
     def variables(self) -> dict[str, Tensor]:
         """The leaves to move, by name; the outer optimizer gives each a parameter group."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def stand_at(self, values: dict[str, Tensor]) -> None:
+        """Move the variables to ``values``, by name; names beyond theirs are passed over."""
+        for name, leaf in self.variables().items():
+            leaf.copy_(values[name])
+
+    @contextmanager
+    def standing_at(self, values: dict[str, Tensor]) -> Iterator[None]:
+        """The variables at ``values``, and back where they were at the end."""
+        present = tree.map(torch.clone, tree.detach(self.variables()))
+        self.stand_at(values)
+        try:
+            yield
+        finally:
+            self.stand_at(present)
 
     def objective(self, progress: float) -> tuple[Tensor, Tensor]:
         """``(objective, distance)``, scalars, at ``progress`` in [0, 1) through the iterations."""

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simudy import Evidence, Recipe, StatelessModel, simulate
+from simudy import SGD, Evidence, Recipe, StatelessModel, simulate
+from simudy.dynamics.optim import Rule
 
 torch.set_num_threads(1)
 
@@ -31,6 +32,17 @@ def train_victim(
     with torch.no_grad():
         final = simulate(model.loss, model.params, recipe.collate(images, labels), recipe.rules(n))
     return Evidence(model, model.params, final, recipe, tuple(images.shape[1:]), classes, n)
+
+
+def small_victim(
+    rule: Rule | None = None, batch_size: int | None = 3, epochs: int = 4
+) -> tuple[Evidence, Tensor]:
+    """A tanh network after a few steps on six images of 1×4×4, three classes; and the images."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 10), nn.Tanh(), nn.Linear(10, 3))
+    images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 3
+    rule = rule or SGD(lr=0.3, momentum=0.9, weight_decay=0.01)
+    return train_victim(module, Recipe(rule, epochs, batch_size), images, labels, classes=3), images
 
 
 @pytest.fixture

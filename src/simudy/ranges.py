@@ -66,6 +66,7 @@ MEASURED = Range()  # a figure that came out, NaN and infinity included
 NOT_NEGATIVE = Range(0)
 POSITIVE = Range(0, above=True)
 FRACTION = Range(0, 1)
+SHARE = Range(0, 1, above=True)  # of a whole, that is not nothing
 DECAY = Range(0, 1, below=True)  # of a running mean: at 1 nothing new would ever count
 COUNT = Range(1, 10**9)
 NUMBER_OF = Range(0, 10**9)

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from conftest import train_victim
-from torch import Tensor, nn
+from conftest import small_victim
+from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from simudy import (
@@ -22,7 +22,6 @@ from simudy import (
     Evidence,
     Factored,
     Outer,
-    Recipe,
     Recompute,
     SimudyError,
     Truncated,
@@ -30,22 +29,13 @@ from simudy import (
 )
 from simudy.attack.checkpoints.segments import Checkpoint
 from simudy.attack.methods.anchored import Anchored, AnchoredProblem
-from simudy.attack.methods.simudy import Simudy
 from simudy.attack.search import Search
 from simudy.dynamics import tree
-from simudy.dynamics.optim import SAM, Clipped, Rule
+from simudy.dynamics.optim import SAM, Clipped
 
-SHAPE, CLASSES, N, STEPS = (1, 4, 4), 3, 6, 8
+CLASSES, N, STEPS = 3, 6, 8
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def victim(rule: Rule | None = None, batch_size: int | None = 3) -> tuple[Evidence, Tensor]:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 10), nn.Tanh(), nn.Linear(10, CLASSES))
-    images, labels = torch.randn(N, *SHAPE), torch.arange(N) % CLASSES
-    recipe = Recipe(rule or SGD(lr=0.3, momentum=0.9, weight_decay=0.01), 4, batch_size)
-    return train_victim(module, recipe, images, labels, classes=CLASSES), images
 
 
 def posed(evidence: Evidence, **settings: Any) -> AnchoredProblem:
@@ -60,7 +50,7 @@ def slope(problem: AnchoredProblem, progress: float = 0.0) -> Tensor:
 
 
 def test_at_the_true_images_the_path_is_the_runs():
-    evidence, images = victim()
+    evidence, images = small_victim()
     problem = posed(evidence, noise=0.0)
     problem.restore(images, torch.arange(N) % CLASSES, {})
     (moved,), (real,) = problem.displacements(0.0), problem.real
@@ -94,9 +84,9 @@ def loop(problem: AnchoredProblem, points: list[tree.Params], weights: list[floa
 @pytest.mark.parametrize("adjoint", [None, Recompute()])
 @pytest.mark.parametrize("nodes", [None, 2])
 def test_value_and_slope_are_those_of_a_plain_loop(nodes, adjoint):
-    problem = posed(victim()[0], nodes=nodes, **({"adjoint": adjoint} if adjoint else {}))
+    problem = posed(small_victim()[0], nodes=nodes, **({"adjoint": adjoint} if adjoint else {}))
     found, value = slope(problem), problem.objective(0.0)[1].item()
-    path = problem._path
+    path = problem._made
     assert path is not None and len(path.taken) == (nodes or 0)
     weights = [STEPS / nodes * (t in path.taken) if nodes else 1.0 for t in range(STEPS)]
     expected = loop(problem, list(path.points), weights)
@@ -106,9 +96,9 @@ def test_value_and_slope_are_those_of_a_plain_loop(nodes, adjoint):
 
 
 def test_the_points_are_a_bent_simulation():
-    problem = posed(victim()[0])
+    problem = posed(small_victim()[0])
     problem.objective(0.0)
-    path, start, end = problem._path, problem.evidence.initial, problem.evidence.final
+    path, start, end = problem._made, problem.evidence.initial, problem.evidence.final
     assert path is not None
     recipe, batches = problem.recipe, problem.dummy.batches(problem.recipe)
     shorter = [start]
@@ -126,7 +116,7 @@ def test_the_points_are_a_bent_simulation():
 @pytest.mark.parametrize("nodes", [None, 3])
 @pytest.mark.parametrize("rule", [SGD(lr=0.3), Adam(lr=0.02)])
 def test_slopes_are_finite_differences_on_a_path_that_stands(rule, nodes):
-    problem = posed(victim(rule)[0], labels="learned", nodes=nodes)
+    problem = posed(small_victim(rule)[0], labels="learned", nodes=nodes)
     found, latent = slope(problem), problem.variables()["latent"]
     direction = torch.randn_like(latent)
     values = []
@@ -141,7 +131,7 @@ def test_slopes_are_finite_differences_on_a_path_that_stands(rule, nodes):
 
 def test_over_many_paths_a_few_nodes_have_the_slope_of_all():
     """Each stretch's step is drawn evenly, so that the mean over draws is the whole sum."""
-    evidence, _ = victim(SGD(lr=0.3))
+    evidence, _ = small_victim(SGD(lr=0.3))
     whole = slope(posed(evidence))
     few = posed(evidence, nodes=2, paths=400, anchored_until=1.0)
     drawn = torch.stack([slope(few, i / 400) for i in range(400)]).mean(0)
@@ -149,46 +139,8 @@ def test_over_many_paths_a_few_nodes_have_the_slope_of_all():
     assert float(drawn.norm() / whole.norm()) == pytest.approx(1, abs=0.05)
 
 
-def test_the_last_part_simulates_the_run_itself():
-    evidence, _ = victim()
-    problem = posed(evidence, anchored_until=0.5)
-    plain = Simudy(images="pixels").problem(evidence, seed=0)
-    anchored, whole = (problem.displacements(p)[0] for p in (0.49, 0.5))
-    expected = plain.displacements()[0]  # type: ignore[attr-defined]
-    assert all(torch.equal(whole[name], value) for name, value in expected.items())
-    assert any(not torch.allclose(anchored[name], value) for name, value in expected.items())
-
-
-def test_a_path_stands_for_its_part_of_the_search():
-    problem = posed(victim()[0], paths=10)
-    problem.objective(0.0)
-    before = problem._path
-    with torch.no_grad():
-        problem.variables()["latent"].add_(0.1)
-    problem.objective(0.09)
-    assert problem._path is before and problem.stage(0.0) == problem.stage(0.09)
-    problem.objective(0.1)
-    assert problem._path is not before and problem.stage(0.09) != problem.stage(0.1)
-
-
-@pytest.mark.parametrize("nodes", [None, 2])
-@pytest.mark.parametrize("at", [3, 5, 12])
-def test_a_stopped_search_goes_on_bit_for_bit(tmp_path, at, nodes):
-    """In the middle of a path too, which is simulated again where it was."""
-    evidence, _ = victim()
-    outer = Outer(lr=0.1, iterations=14)
-    whole, cut = (Search(posed(evidence, paths=3, nodes=nodes), outer) for _ in range(2))
-    found = whole.run().images
-    for _ in range(at):
-        cut.step()
-    torch.save(cut.state_dict(), tmp_path / "state")
-    again = Search(posed(evidence, paths=3, nodes=nodes), outer)
-    again.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
-    assert torch.equal(again.run().images, found)
-
-
 def test_it_finds_the_images():
-    evidence, images = victim(SGD(lr=0.1), batch_size=None)
+    evidence, images = small_victim(SGD(lr=0.1), batch_size=None)
     method = Anchored(images="pixels", noise=0.1)
     search = Search(method.problem(evidence, seed=0), Outer(lr=0.1, iterations=300))
     found = search.run()
@@ -209,12 +161,12 @@ def test_it_finds_the_images():
 )
 def test_what_does_not_fit_is_refused_in_a_line(rule, settings, words):
     with pytest.raises(SimudyError, match="Anchored") as refused:
-        posed(victim(rule)[0], **settings)
+        posed(small_victim(rule)[0], **settings)
     assert words in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_known_weights_inside_are_not_for_it():
-    evidence, _ = victim()
+    evidence, _ = small_victim()
     inside = (Checkpoint(3, tree.scale(1.1, evidence.initial)),)
     with pytest.raises(SimudyError, match=r"use Simudy\(\)"):
         posed(dataclasses.replace(evidence, checkpoints=inside))
@@ -225,7 +177,7 @@ RULES = {"sgd": None, "plain": SGD(lr=0.3), "nesterov": SGD(lr=0.1, momentum=0.5
 
 def found(case: str, *, shared: bool) -> dict[str, Any]:
     """Value and slopes, by the images, their labels and the step size."""
-    evidence, _ = victim(RULES[case])
+    evidence, _ = small_victim(RULES[case])
     problem = posed(evidence, shared=shared, labels="learned", learn=("lr",), tv=0.01)
     objective, distance = problem.objective(0.0)
     variables = problem.variables()
@@ -257,4 +209,4 @@ def test_processes_that_share_the_steps_find_what_one_finds(tmp_path: Path, worl
 
 def test_a_share_wants_processes():
     with pytest.raises(SimudyError, match="torchrun"):
-        posed(victim()[0], shared=True).objective(0.0)
+        posed(small_victim()[0], shared=True).objective(0.0)

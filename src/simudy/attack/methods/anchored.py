@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import torch
-
 from simudy.attack.dummy import Dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.influence import FirstLayer
@@ -21,14 +19,13 @@ from simudy.attack.methods.path import (
     new_path,
     require_sum,
 )
-from simudy.attack.methods.simudy import Simudy, SimudyProblem
-from simudy.attack.methods.smoothing import sigma_at
+from simudy.attack.methods.renewed import RenewedProblem
+from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Direct, Recompute
 from simudy.dynamics.gradient import Reverse
 from simudy.dynamics.gradient.base import size
 from simudy.dynamics.loss import ExactLoss, as_written
-from simudy.dynamics.optim import Rule
 from simudy.dynamics.simulate import simulate
 from simudy.errors import SimudyError
 from simudy.ranges import COUNT, FRACTION
@@ -71,24 +68,14 @@ class Anchored(Simudy):
         return (1 if self.nodes is None else 2) * steps * size(evidence.initial)
 
 
-class AnchoredProblem(SimudyProblem):
+class AnchoredProblem(RenewedProblem):
     """The objective of one attack along anchored paths."""
 
     settings: Anchored
 
-    def __init__(
-        self,
-        settings: Anchored,
-        evidence: Evidence,
-        dummy: Dummy,
-        *,
-        first: FirstLayer | None = None,
-    ) -> None:
-        super().__init__(settings, evidence, dummy, first=first)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._require_fixed_points()
-        self._path: Path | None = None
-        self._stage: object = None
-        self._made: dict[str, Any] = {}  # where: progress and variables
 
     def _require_fixed_points(self) -> None:
         s, rules = self.settings, self._rules(1.0)
@@ -113,37 +100,21 @@ class AnchoredProblem(SimudyProblem):
             for progress in (0.0, 1.0):  # a search may clip at first
                 require_sum(self._rules(progress), start)
 
-    def stage(self, progress: float) -> object:
-        return super().stage(progress), self._number(progress)
-
-    def _number(self, progress: float) -> int | None:
-        """Which path it is; None: the run itself."""
-        s = self.settings
-        return int(progress * s.paths) if progress < s.anchored_until else None
+    def renewals(self) -> tuple[int, float]:
+        return self.settings.paths, self.settings.anchored_until
 
     def displacements(self, progress: float = 1.0) -> list[tree.Params]:
-        if self._number(progress) is None:
+        if self.number(progress) is None:
             return super().displacements(progress)
-        path, grads, start = self._present(progress), self._grads(progress), self.evidence.initial
-        batches, rules = self._run(progress)
+        path: Path = self.present(progress)
+        grads, start = self._grads(progress), self.evidence.initial
+        batches, rules = self.run(progress)
         ended = end_of_shares if self.settings.shared else end_on_path
         end = ended(partial(path.grad, grads), start, batches, rules, adjoint=self.settings.adjoint)
         return [tree.sub(end, start)]
 
-    def _present(self, progress: float) -> Path:
-        """The path of this stage, made where the variables stand as it begins."""
-        stage = self.stage(progress)
-        if self._path is None or self._stage != stage:
-            self._made = {
-                "progress": progress,
-                "variables": tree.map(torch.clone, tree.detach(self.variables())),
-            }
-            self._path, self._stage = self._new_path(progress), stage
-        return self._path
-
-    @torch.no_grad()
-    def _new_path(self, progress: float) -> Path:
-        (batches, rules), known = self._run(progress), self.evidence
+    def make(self, progress: float) -> Path:
+        (batches, rules), known = self.run(progress), self.evidence
         end, points = simulate(
             self._loss(self._sigma(progress)),
             known.initial,
@@ -153,27 +124,8 @@ class AnchoredProblem(SimudyProblem):
             observe=lambda step, params, loss: params,
         )
         points = bent([known.initial, *points[:-1]], end, known.final)
-        how = {"nodes": self.settings.nodes, "seed": self._number(progress) or 0}
+        how = {"nodes": self.settings.nodes, "seed": self.number(progress) or 0}
         return new_path(points, batches, self._grads(progress), **how)
-
-    def _run(self, progress: float) -> tuple[list[Any], list[Rule]]:
-        """Batches and rules, one a step."""
-        rules = self._rules(progress)
-        return self.dummy.batches(self.recipe)[: len(rules)], rules
 
     def _grads(self, progress: float) -> Grads:
         return self.gradient.of(ExactLoss(as_written(self._loss(self._sigma(progress)))))
-
-    def _sigma(self, progress: float) -> float:
-        return sigma_at(self.settings.smooth, progress)
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self._made)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The path is simulated again, where it was."""
-        if not state:
-            return
-        self._path = None
-        with self.standing_at(state["variables"]):
-            self._present(state["progress"])

@@ -233,7 +233,7 @@ class SimudyProblem(Problem):
         return (
             self._steps(progress),
             progress >= self.settings.focus_after,
-            sigma_at(self.settings.smooth, progress),
+            self._sigma(progress),
         )
 
     def displacements(self, progress: float = 1.0) -> list[tree.Params]:
@@ -241,7 +241,7 @@ class SimudyProblem(Problem):
         run is one.
         """
         batches, rules = self.dummy.batches(self.recipe), self._rules(progress)
-        sigma = sigma_at(self.settings.smooth, progress)
+        sigma = self._sigma(progress)
         found, state = [], None
         for part in self.segments:
             state = None if part.fresh else state
@@ -270,6 +270,9 @@ class SimudyProblem(Problem):
             state=state,
             return_state=True,
         )
+
+    def _sigma(self, progress: float) -> float:
+        return sigma_at(self.settings.smooth, progress)
 
     def _loss(self, sigma: float) -> Loss:
         """One object for each σ, as ``Traced`` records an object once."""

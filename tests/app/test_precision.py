@@ -1,15 +1,18 @@
 """float32 means float32, unless asked otherwise and then with a look at the cost."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
+from conftest import train_victim
+from torch import nn
 
-from simudy import SGD, Evidence, Recipe, SimudyError, StatelessModel, simulate
-from simudy.app.tasks.precision import multiply_exactly, set_precision
+from simudy import SGD, Evidence, Recipe, SimudyError
+from simudy.app.tasks.precision import at_precision, multiply_exactly
 from simudy.attack.methods.problem import Problem
 from simudy.attack.methods.simudy import Simudy
-from simudy.victim.models import MLP
+from simudy.victim.models import MLP, ResNet
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +36,21 @@ class Rounded(Problem):
         return (factor * self.leaf.square()).sum(), self.leaf.sum()
 
 
+def stand_in(name: str, error: float) -> Problem:
+    problem: Any = Rounded(error)
+    return at_precision(name, problem, None, lambda evidence: problem)  # type: ignore[arg-type]
+
+
 def test_convolutions_and_products_are_exact_until_asked():
     multiply_exactly()
-    set_precision("ieee", Rounded(1.0))  # not even looked at
+    stand_in("ieee", 1.0)  # not even looked at
     backends = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
     assert [b.fp32_precision for b in backends] == ["ieee"] * 3
 
 
 def test_what_it_costs_is_said(caplog):
     caplog.set_level(logging.INFO)
-    set_precision("tf32", Rounded(1e-3))
+    stand_in("tf32", 1e-3)
     assert (
         torch.backends.cudnn.conv.fp32_precision
         == torch.backends.cuda.matmul.fp32_precision
@@ -53,17 +61,38 @@ def test_what_it_costs_is_said(caplog):
 
 def test_too_coarse_is_refused():
     with pytest.raises(SimudyError, match=r"off by 2\.0e-01: set precision=ieee"):
-        set_precision("tf32", Rounded(0.2))
+        stand_in("tf32", 0.2)
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"
 
 
-def test_a_device_without_the_units_is_not_changed():
+def small(module: nn.Module) -> Evidence:
     torch.manual_seed(0)
-    model, recipe = StatelessModel(MLP((1, 8, 8), 2, width=6)), Recipe(SGD(lr=0.1), epochs=2)
-    batches = recipe.collate(torch.randn(4, 1, 8, 8), torch.arange(4) % 2)
-    with torch.no_grad():
-        final = simulate(model.loss, model.params, batches, recipe.rules(4))
-    evidence = Evidence(model, model.params, final, recipe, (1, 8, 8), 2, 4)
-    problem = Simudy(images="pixels").problem(evidence, seed=0)
-    set_precision("tf32", problem)  # raises if the gradient moved
-    assert problem.variables()["latent"].grad is None
+    images, labels = torch.randn(4, 3, 8, 8), torch.arange(4) % 2
+    return train_victim(module.eval(), Recipe(SGD(lr=0.1), epochs=2), images, labels, classes=2)
+
+
+def posed(evidence: Evidence) -> Problem:
+    return Simudy(images="pixels").problem(evidence, seed=0)
+
+
+def test_a_device_without_the_units_is_not_changed():
+    evidence = small(MLP((3, 8, 8), 2, width=6))
+    problem = posed(evidence)
+    same = at_precision("tf32", problem, evidence, posed)  # raises if the gradient moved
+    assert same is problem and problem.variables()["latent"].grad is None
+
+
+def test_convolutions_are_rounded_to_bf16_and_the_evidence_is_not(caplog):
+    caplog.set_level(logging.INFO)
+    evidence = small(ResNet((3, 8, 8), 2, width=8))
+    problem = posed(evidence)
+    rounded = at_precision("bf16", problem, evidence, posed)
+    assert "precision=bf16: the first outer gradient is" in caplog.text
+    (exact, _), (off, _), (again, _) = (p.objective(0.0) for p in (problem, rounded, problem))
+    assert 0 < abs(float(off.detach() - exact.detach())) < 0.01 * float(exact.detach())
+    assert torch.equal(again, exact)
+
+
+def test_a_whole_attack_runs_in_bf16(cli):
+    run = cli("model=resnet", "dummy.images=pixels", "precision=bf16")
+    assert not run.code and "precision=bf16: the first outer gradient is" in run.out + run.err

@@ -1,4 +1,4 @@
-"""The first steps for the whole: against the run itself, a loop in plain torch, and differences."""
+"""A stretch for the whole: against the run itself, a loop in plain torch, and differences."""
 
 from __future__ import annotations
 
@@ -62,57 +62,88 @@ def test_the_true_images_are_a_solution():
     assert problem.objective(0.0)[1].item() < 1e-12
 
 
-def test_value_and_slope_are_those_of_a_plain_loop():
-    """Corrected at one place, asked at another; SGD with momentum and decay, by hand."""
+@pytest.mark.parametrize("turn", [0, 1, 2])
+def test_value_and_slope_are_those_of_a_plain_loop(turn):
+    """Corrected at one place, asked at another; SGD with momentum and decay, by hand. Stretches of
+    four steps of eight take turns.
+    """
     evidence, _ = small_victim()
-    problem = posed(evidence, horizon=0.4)
-    problem.objective(0.0)
-    reached = [_loop(problem, problem.variables()["latent"], steps=k) for k in (4, 8)]
-    times = torch.dot(*reached) / torch.dot(reached[0], reached[0])
-    rest = (reached[1] - times * reached[0]).detach()
+    problem = posed(evidence, horizon=0.4, corrections=10)
+    problem.objective(turn / 10)
+    first, latent = (0, 4, 0)[turn], problem.variables()["latent"]
+    point, moment = _loop(problem, latent, range(first))
+    end, after = _loop(problem, latent, range(first, first + 4), point, moment)
+    whole, _ = _loop(problem, latent, range(first + 4, 8), end, after)
+    delta, whole = _flat(end) - _flat(point), _flat(whole) - _flat(evidence.initial)
+    times = (torch.dot(delta, whole) / torch.dot(delta, delta)).detach()
+    point, moment = tree.detach(point), tree.detach(moment)
     latent = moved(problem)
-    found, _ = problem.objective(0.0)
-    here = times.detach() * _loop(problem, latent, steps=4) + rest
-    real = torch.cat([(evidence.final[k] - evidence.initial[k]).flatten() for k in evidence.final])
+    end, _ = _loop(problem, latent, range(first, first + 4), point, moment)
+    here = times * (_flat(end) - _flat(point)) + (whole - times * delta).detach()
+    real = _flat(evidence.final) - _flat(evidence.initial)
     expected = 1 - F.cosine_similarity(here, real, dim=0)
+    found, _ = problem.objective(turn / 10)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
     slopes = [torch.autograd.grad(value, latent)[0] for value in (found, expected)]
     torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-13)
 
 
-def _loop(problem: CorrectedProblem, latent: Tensor, *, steps: int) -> Tensor:
-    """How far the first steps go, flattened."""
-    evidence, labels = problem.evidence, problem.labels()
-    theta = {k: p.clone().requires_grad_() for k, p in evidence.initial.items()}
-    moment = dict.fromkeys(theta, torch.zeros(()))
-    for t in range(steps):
+def _loop(
+    problem: CorrectedProblem,
+    latent: Tensor,
+    steps: range,
+    theta: tree.Params | None = None,
+    moment: tree.Params | None = None,
+) -> tuple[tree.Params, tree.Params]:
+    """Weights and momentum after these steps."""
+    labels = problem.labels()
+    theta = dict(theta or problem.evidence.initial)
+    moment = dict(moment or tree.scale(0.0, theta))
+    for t in steps:
         batch = slice(0, 3) if t % 2 == 0 else slice(3, 6)
-        hidden = torch.tanh(latent[batch].flatten(1) @ theta["1.weight"].T + theta["1.bias"])
-        loss = F.cross_entropy(hidden @ theta["3.weight"].T + theta["3.bias"], labels[batch])
-        grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-        for name, grad in zip(list(theta), grads, strict=True):
-            moment[name] = 0.9 * moment[name] + grad + 0.01 * theta[name]
-            theta[name] = theta[name] - 0.3 * moment[name]
-    return torch.cat([(theta[k] - evidence.initial[k]).flatten() for k in theta])
+        leaves = {k: v if v.requires_grad else v.clone().requires_grad_() for k, v in theta.items()}
+        hidden = torch.tanh(latent[batch].flatten(1) @ leaves["1.weight"].T + leaves["1.bias"])
+        loss = F.cross_entropy(hidden @ leaves["3.weight"].T + leaves["3.bias"], labels[batch])
+        grads = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
+        for name, grad in zip(list(leaves), grads, strict=True):
+            moment[name] = 0.9 * moment[name] + grad + 0.01 * leaves[name]
+            theta[name] = leaves[name] - 0.3 * moment[name]
+    return theta, moment
 
 
+def _flat(params: tree.Params) -> Tensor:
+    return torch.cat([value.flatten() for value in params.values()])
+
+
+@pytest.mark.parametrize(("horizon", "firsts"), [(0.4, [0, 4, 0]), (0.3, [0, 2, 5]), (1.0, [0])])
+def test_stretches_take_turns_and_cover_the_run(horizon, firsts):
+    problem = posed(small_victim()[0], horizon=horizon, corrections=10)
+    stretches = []
+    for turn in range(len(firsts)):
+        problem.objective(turn / 10)
+        stretches.append(problem._made.stretch)
+    assert [stretch.start for stretch in stretches] == firsts
+    assert {t for stretch in stretches for t in range(8)[stretch]} == set(range(8))
+
+
+@pytest.mark.parametrize("turn", [0, 1])
 @pytest.mark.parametrize("rule", RULES)
-def test_slopes_are_finite_differences_while_a_correction_stands(rule):
-    problem = posed(small_victim(RULES[rule])[0], labels="learned")
-    problem.objective(0.0)
+def test_slopes_are_finite_differences_while_a_correction_stands(rule, turn):
+    problem = posed(small_victim(RULES[rule])[0], labels="learned", corrections=10)
+    problem.objective(turn / 10)
     latent = moved(problem, 0.1)
-    found = torch.autograd.grad(problem.objective(0.0)[0], latent)[0]
+    found = torch.autograd.grad(problem.objective(turn / 10)[0], latent)[0]
     direction, values = torch.randn_like(latent), []
     for step in (1e-6, -1e-6):
         with torch.no_grad():
             latent.add_(step * direction)
-            values.append(float(problem.objective(0.0)[0]))
+            values.append(float(problem.objective(turn / 10)[0]))
             latent.sub_(step * direction)
     difference = (values[0] - values[1]) / 2e-6
     assert float((found * direction).sum()) == pytest.approx(difference, rel=1e-6)
 
 
-def test_it_finds_the_images_where_the_first_steps_alone_do_not():
+def test_it_finds_the_images_where_a_shorter_run_does_not():
     evidence, images = small_victim(SGD(lr=0.1), batch_size=None, epochs=8)
     short = dataclasses.replace(evidence.recipe, epochs=4)
     methods = (Corrected(horizon=0.5), Simudy(recipe=short))
@@ -125,10 +156,10 @@ def test_it_finds_the_images_where_the_first_steps_alone_do_not():
     assert off[0] < 0.3 and off[1] > 0.6
 
 
-def test_first_steps_that_do_not_move_the_weights_are_refused():
+def test_a_stretch_that_does_not_move_the_weights_are_refused():
     evidence, _ = small_victim(SGD(lr=0.3))
     late = dataclasses.replace(evidence.recipe, schedule=lambda step: float(step >= 4))
-    with pytest.raises(SimudyError, match=r"Corrected\(horizon=0\.4\): the weights do not move"):
+    with pytest.raises(SimudyError, match=r"Corrected\(horizon=0\.4\): .* in steps 1 to 4 of"):
         posed(evidence, recipe=late).objective(0.0)
 
 

@@ -227,7 +227,7 @@ class Config:
     seed: int = number(0, SEED)
     device: str = "auto"
     backend: str = limited("native", Literal["native", "torchopt", "higher"])
-    precision: str = limited("ieee", Literal["ieee", "tf32"])
+    precision: str = limited("ieee", Literal["ieee", "tf32", "bf16"])
     dry_run: bool = False
     parallel: str | None = limited(None, Literal["images", "steps"] | None)
     distance: Any = field(default="cosine", metadata={"hint": str | dict[str, Any]})

@@ -9,6 +9,7 @@ import logging
 import platform
 import resource
 import sys
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +25,7 @@ from simudy.app.store.run_directory import PRUNED, RunDirectory
 from simudy.app.sweep.pruning import Pruned, Pruning
 from simudy.app.tasks.decode import decode
 from simudy.app.tasks.plan import fit_to_memory, overview
-from simudy.app.tasks.precision import set_precision
+from simudy.app.tasks.precision import at_precision
 from simudy.app.tasks.watch import Watch
 from simudy.app.tracking import Guarded
 from simudy.app.translate import in_settings
@@ -51,8 +52,9 @@ def attack(
     """Reconstruct, and write the outcome to the run's directory."""
     evidence = evidence.to(device)
     numbers = independent_numbers(evidence)
-    _, problem = _build_problem(cfg, evidence, labels, device, numbers=numbers)
-    set_precision(cfg.precision, problem)
+    method, problem = _build_problem(cfg, evidence, labels, device, numbers=numbers)
+    pose = partial(method.problem, seed=cfg.seed)
+    problem = at_precision(cfg.precision, problem, evidence, pose)
     search = factories.new_search(cfg, problem)
     watch = Watch(folder, cfg.intervals, search.outer.iterations, tracker=tracker)
     if not watch.resume(search):  # it may be half loaded
@@ -87,7 +89,7 @@ def take_one_step(
     """Build everything, say what would happen, and take one outer step on a run of one epoch."""
     evidence = evidence.to(device)
     method, problem = _build_problem(cfg, evidence, labels, device)
-    set_precision(cfg.precision, problem)
+    at_precision(cfg.precision, problem, evidence, partial(method.problem, seed=cfg.seed))
     if method.recipe is not None:
         one_epoch = dataclasses.replace(method.recipe, epochs=1, schedule=None)
         method = dataclasses.replace(method, recipe=one_epoch)

@@ -1,4 +1,4 @@
-"""The first steps of a run stand for the whole, corrected for what they leave out."""
+"""A stretch of the run stands for the whole, corrected for what it leaves out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ from simudy.ranges import COUNT, FRACTION, SHARE
 
 @dataclass
 class Corrected(Simudy):
-    """As ``Simudy``, most of the search through the first steps of the run alone.
+    """As ``Simudy``, most of the search through a stretch of the run's steps alone.
 
-    Where these go, Δ̂k, stands for where the run goes: Δ̂ = c·Δ̂k + (Δ̂T − c·Δ̂k)°. What is marked °
-    is simulated without a derivative from time to time and held fixed between, as is c, the least
-    squares fit of c·Δ̂k to Δ̂T. So the value is that of the whole run wherever it was just corrected,
-    and the true images are a solution, as they are not for a shorter run by itself. A step costs
-    ``horizon`` of one through the whole run. This is defect correction by a coarse model, or space
-    mapping with an output correction (Echeverría & Hemker, CMAM 5, 2005). The last part of the
-    search simulates the run itself, as ``Simudy`` does: what is returned was compared there.
+    What the stretch moves the weights by, δ, stands for what the run does, Δ: Δ̂ = c·δ̂ + (Δ − c·δ)°.
+    What is marked ° was simulated without a derivative on the dummies of the last correction and is
+    held fixed since, as is c, the least squares fit of c·δ to Δ, and the point that the stretch
+    begins at. So wherever it was just corrected the value is that of the whole run, and the true
+    images are a solution, which they are not for a shorter run by itself. A step costs ``horizon``
+    of one through the whole run. Each correction takes the next stretch, evenly spread, for some
+    of what an image does shows in the early steps alone, and some in the late ones.
+
+    This is defect correction by a coarse model, or space mapping with an output correction
+    (Echeverría & Hemker, CMAM 5, 2005). The last part of the search simulates the run itself, as
+    ``Simudy`` does: what is returned was compared there.
 
     Args:
         horizon: the part of the steps that is differentiated.
@@ -38,7 +42,7 @@ class Corrected(Simudy):
     """
 
     horizon: Annotated[float, SHARE] = 0.4
-    corrections: Annotated[int, COUNT] = 20
+    corrections: Annotated[int, COUNT] = 30
     corrected_until: Annotated[float, FRACTION] = 0.9
 
     def fitted(self, evidence: Evidence) -> Corrected:
@@ -48,19 +52,22 @@ class Corrected(Simudy):
         return CorrectedProblem(self, evidence, dummy, first=first)
 
     def held(self, evidence: Evidence, *, steps: int) -> int:
-        return size(evidence.initial)
+        return 3 * size(evidence.initial)  # where the stretch begins, a moment, and the rest
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Δ̂T ≈ ``times``·Δ̂k + ``rest``."""
+    """Δ ≈ ``times``·δ + ``rest``, δ what ``stretch`` moves weights by from ``point``, ``state``."""
 
+    stretch: slice
+    point: tree.Params
+    state: Any
     times: float
     rest: tree.Params
 
 
 class CorrectedProblem(RenewedProblem):
-    """The objective of one attack through the first steps of its run."""
+    """The objective of one attack through a stretch of its run."""
 
     settings: Corrected
 
@@ -77,27 +84,41 @@ class CorrectedProblem(RenewedProblem):
     def displacements(self, progress: float = 1.0) -> list[tree.Params]:
         if self.number(progress) is None:
             return super().displacements(progress)
-        correction: Correction = self.present(progress)
-        first, _ = self._parts(progress, whole=False)
-        return [tree.add(tree.scale(correction.times, first), correction.rest)]
+        held: Correction = self.present(progress)
+        end, _ = self._along(progress, held.stretch, held.point, held.state)
+        return [tree.add(tree.scale(held.times, tree.sub(end, held.point)), held.rest)]
 
     def make(self, progress: float) -> Correction:
-        first, whole = self._parts(progress, whole=True)
-        square = float(tree.dot(first, first))
+        start, rules = self.evidence.initial, self._rules(progress)
+        stretch = self._stretch(progress, steps=len(rules))
+        point, state = self._along(progress, slice(0, stretch.start), start, None)
+        end, after = self._along(progress, stretch, point, state)
+        moved = tree.sub(end, point)
+        end, after = self._along(progress, slice(stretch.stop, None), end, after)
+        whole = tree.sub(rules[-1].final(end, after), start)
+        times = float(tree.dot(moved, whole)) / self._square(moved, stretch)
+        return Correction(stretch, point, state, times, tree.sub(whole, tree.scale(times, moved)))
+
+    def _stretch(self, progress: float, *, steps: int) -> slice:
+        """This correction's: of as many as cover the run, evenly spread, the next."""
+        length = math.ceil(self.settings.horizon * steps)
+        count = math.ceil(steps / length)
+        turn = (self.number(progress) or 0) % count
+        first = round(turn * (steps - length) / max(count - 1, 1))
+        return slice(first, first + length)
+
+    def _along(self, progress: float, part: slice, point: tree.Params, state: Any) -> Any:
+        """Where these steps lead from there: weights and state."""
+        batches, rules = self.run(progress)
+        if not rules[part]:
+            return point, state
+        return self._simulate(point, batches[part], rules[part], state, sigma=self._sigma(progress))
+
+    def _square(self, moved: tree.Params, stretch: slice) -> float:
+        square = float(tree.dot(moved, moved))
         if not square:
             raise SimudyError(
-                f"Corrected(horizon={self.settings.horizon:g}): the weights do not move in these "
-                "first steps of the run: give it more of them"
+                f"Corrected(horizon={self.settings.horizon:g}): the weights do not move in steps "
+                f"{stretch.start + 1} to {stretch.stop} of the run: give it more of them"
             )
-        times = float(tree.dot(first, whole)) / square
-        return Correction(times, tree.sub(whole, tree.scale(times, first)))
-
-    def _parts(self, progress: float, *, whole: bool) -> tuple[tree.Params, tree.Params]:
-        """How far the first steps go, and all."""
-        (batches, rules), start = self.run(progress), self.evidence.initial
-        k, sigma = math.ceil(self.settings.horizon * len(rules)), self._sigma(progress)
-        end, state = self._simulate(start, batches[:k], rules[:k], None, sigma=sigma)
-        first = tree.sub(rules[k - 1].final(end, state), start)
-        if whole and k < len(rules):
-            end, state = self._simulate(end, batches[k:], rules[k:], state, sigma=sigma)
-        return first, tree.sub(rules[-1].final(end, state), start)
+        return square

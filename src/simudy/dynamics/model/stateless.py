@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from simudy.dynamics.model.batchnorm import fold_batchnorm
 from simudy.dynamics.model.criterion import check_losses
 from simudy.dynamics.model.exact import refuse_gradient_hooks, refuse_inexact, rewrite
 from simudy.dynamics.model.operations import exact_operations
+from simudy.dynamics.model.rounded import RoundedConvolutions
 from simudy.dynamics.model.running import moving, statistics_of, tracking
 from simudy.dynamics.tree import Params
 from simudy.errors import SimudyError
@@ -78,6 +80,7 @@ class StatelessModel:
         self._unmet = bool((self._live & self._own_buffers) - statistics)
         self._one_thread = OneThread()
         self._training = any(m.training for m in self.module.modules())
+        self._rounding: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __call__(self, params: Params, images: Tensor) -> Tensor:
         """Logits ``(n, classes)`` of ``images`` (normalised as in training) under ``params``."""
@@ -135,14 +138,23 @@ class StatelessModel:
         move = getattr(self.given_criterion, "to", None)  # class weights go along
         criterion = move(*args, **kwargs) if move else self.given_criterion
         model = StatelessModel(module, criterion=criterion)
+        model._rounding = self._rounding
         model._tracking = self._tracking  # which the copy has been told not to do by itself
         return model
+
+    def rounded(self) -> StatelessModel:
+        """A view of this model whose convolutions multiply factors rounded to bfloat16; see
+        ``RoundedConvolutions``.
+        """
+        view = copy.copy(self)
+        view._rounding = RoundedConvolutions
+        return view
 
     def _called(self, params: Params, images: Tensor, buffers: Params) -> Any:
         # Images with their channels innermost: torch's CPU convolutions of few channels then write
         # out of bounds in their second derivative.
         # functional_call puts the parameters into the module while it runs.
-        with exact_operations(), self._one_thread:
+        with exact_operations(), self._rounding(), self._one_thread:
             return torch.func.functional_call(
                 self.module, {**buffers, **params}, (images.contiguous(),)
             )

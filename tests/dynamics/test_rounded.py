@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from simudy import StatelessModel
 from simudy.dynamics.model.rounded import RoundedConvolutions
 from simudy.victim.models import ResNet
 
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 ONCE = 2.0**-8  # what rounding to 8 significant bits may change, relative to the largest entry
 
 

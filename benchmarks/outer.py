@@ -34,6 +34,7 @@ from simudy import (
     simulate,
 )
 from simudy.attack.methods.anchored import Anchored
+from simudy.attack.methods.corrected import Corrected
 from simudy.attack.methods.simudy import Simudy
 from simudy.dynamics import tree
 from simudy.victim.models import MLP, ResNet
@@ -52,10 +53,15 @@ class Case:
     method: Simudy = field(default_factory=lambda: Simudy(images="span", gradient=Factored()))
     # a step without derivatives in an iteration's place, judged as the outer loop judges it
     refine: bool = False
+    rounded: bool = False  # convolutions in bf16
 
 
 def resnet() -> nn.Module:
     return ResNet(SHAPE, width=16).eval()
+
+
+def resnet_whole() -> nn.Module:
+    return ResNet(SHAPE).eval()
 
 
 CASES = {
@@ -70,6 +76,10 @@ CASES = {
     "resnet-anchored": Case(resnet, n=20, epochs=20, method=Anchored()),
     "resnet-anchored-lean": Case(resnet, n=20, epochs=20, method=Anchored(adjoint=Recompute())),
     "resnet-anchored-two": Case(resnet, n=20, epochs=20, method=Anchored(nodes=2)),
+    # through a stretch, without what correcting costs (a simulation of the run)
+    "resnet-corrected": Case(resnet, n=20, epochs=20, method=Corrected()),
+    "resnet-whole": Case(resnet_whole, n=20, epochs=2, method=Simudy()),
+    "resnet-whole-bf16": Case(resnet_whole, n=20, epochs=2, method=Simudy(), rounded=True),
     "resnet-traced": Case(resnet, n=20, epochs=20, method=Simudy(gradient=Traced())),
     "resnet-compiled": Case(
         resnet, n=20, epochs=20, method=Simudy(gradient=Traced(compile="default"))
@@ -87,6 +97,7 @@ def victim(case: Case, *, device: str) -> Evidence:
         final = simulate(
             model.loss, model.params, recipe.collate(images, labels), recipe.rules(case.n)
         )
+    model = model.rounded() if case.rounded else model
     return Evidence(model, model.params, final, recipe, SHAPE, 10, case.n)
 
 

@@ -28,8 +28,8 @@ class Corrected(Simudy):
     held fixed since, as is c, the least squares fit of c·δ to Δ, and the point that the stretch
     begins at. So wherever it was just corrected the value is that of the whole run, and the true
     images are a solution, which they are not for a shorter run by itself. A step costs ``horizon``
-    of one through the whole run. Each correction takes the next stretch, evenly spread, for some
-    of what an image does shows in the early steps alone, and some in the late ones.
+    of one through the whole run. Each correction takes the next stretch, evenly spread, so that
+    together they cover the run.
 
     This is defect correction by a coarse model, or space mapping with an output correction
     (Echeverría & Hemker, CMAM 5, 2005). The last part of the search simulates the run itself, as

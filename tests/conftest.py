@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from simudy import SGD, Evidence, Recipe, StatelessModel, simulate
+from simudy.attack.methods.problem import Problem
 from simudy.dynamics.optim import Rule
 
 torch.set_num_threads(1)
@@ -43,6 +44,17 @@ def small_victim(
     images, labels = torch.randn(6, 1, 4, 4), torch.arange(6) % 3
     rule = rule or SGD(lr=0.3, momentum=0.9, weight_decay=0.01)
     return train_victim(module, Recipe(rule, epochs, batch_size), images, labels, classes=3), images
+
+
+def difference(problem: Problem, direction: Tensor, *, progress: float, step: float) -> float:
+    """The slope of the objective along ``direction`` of the dummies, by a central difference."""
+    latent, values = problem.variables()["latent"], []
+    for by in (step, -step):
+        with torch.no_grad():
+            latent.add_(by * direction)
+            values.append(float(problem.objective(progress)[0]))
+            latent.sub_(by * direction)
+    return (values[0] - values[1]) / (2 * step)
 
 
 @pytest.fixture

@@ -81,8 +81,6 @@ class AnchoredProblem(RenewedProblem):
         s, rules = self.settings, self._rules(1.0)
         if self.evidence.checkpoints:
             raise SimudyError("Anchored() anchors a run between its two ends: use Simudy()")
-        if self.factored:
-            raise SimudyError("Anchored() holds weights whole, not factored: use Reverse()")
         if not isinstance(s.adjoint, (Direct, Recompute)):
             raise SimudyError(
                 f"Anchored() has no chain of steps for {type(s.adjoint).__name__}() to go back "
@@ -103,15 +101,12 @@ class AnchoredProblem(RenewedProblem):
     def renewals(self) -> tuple[int, float]:
         return self.settings.paths, self.settings.anchored_until
 
-    def displacements(self, progress: float = 1.0) -> list[tree.Params]:
-        if self.number(progress) is None:
-            return super().displacements(progress)
-        path: Path = self.present(progress)
+    def moved(self, made: Path, progress: float) -> tree.Params:
         grads, start = self._grads(progress), self.evidence.initial
         batches, rules = self.run(progress)
         ended = end_of_shares if self.settings.shared else end_on_path
-        end = ended(partial(path.grad, grads), start, batches, rules, adjoint=self.settings.adjoint)
-        return [tree.sub(end, start)]
+        end = ended(partial(made.grad, grads), start, batches, rules, adjoint=self.settings.adjoint)
+        return tree.sub(end, start)
 
     def make(self, progress: float) -> Path:
         (batches, rules), known = self.run(progress), self.evidence

@@ -75,18 +75,13 @@ class CorrectedProblem(RenewedProblem):
         super().__init__(*args, **kwargs)
         if self.evidence.checkpoints:
             raise SimudyError("Corrected() shortens a run that is simulated whole: use Simudy()")
-        if self.factored:
-            raise SimudyError("Corrected() holds weights whole, not factored: use Reverse()")
 
     def renewals(self) -> tuple[int, float]:
         return self.settings.corrections, self.settings.corrected_until
 
-    def displacements(self, progress: float = 1.0) -> list[tree.Params]:
-        if self.number(progress) is None:
-            return super().displacements(progress)
-        held: Correction = self.present(progress)
-        end, _ = self._along(progress, held.stretch, held.point, held.state)
-        return [tree.add(tree.scale(held.times, tree.sub(end, held.point)), held.rest)]
+    def moved(self, made: Correction, progress: float) -> tree.Params:
+        end, _ = self._along(progress, made.stretch, made.point, made.state)
+        return tree.add(tree.scale(made.times, tree.sub(end, made.point)), made.rest)
 
     def make(self, progress: float) -> Correction:
         start, rules = self.evidence.initial, self._rules(progress)

@@ -9,6 +9,7 @@ import torch
 from simudy.attack.methods.simudy import SimudyProblem
 from simudy.dynamics import tree
 from simudy.dynamics.optim import Rule
+from simudy.errors import SimudyError
 
 
 class RenewedProblem(SimudyProblem):
@@ -20,6 +21,9 @@ class RenewedProblem(SimudyProblem):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.factored:
+            name = type(self.settings).__name__
+            raise SimudyError(f"{name}() holds weights whole, not factored: use Reverse()")
         self._made: Any = None
         self._stage: object = None
         self._where: dict[str, Any] = {}  # it was made: progress and variables
@@ -31,6 +35,15 @@ class RenewedProblem(SimudyProblem):
     def make(self, progress: float) -> Any:
         """What stands still from here on, of the present dummies; without derivatives."""
         raise NotImplementedError
+
+    def moved(self, made: Any, progress: float) -> tree.Params:
+        """How far the weights go, by what was made and the present dummies."""
+        raise NotImplementedError
+
+    def displacements(self, progress: float = 1.0) -> list[tree.Params]:
+        if self.number(progress) is None:
+            return super().displacements(progress)
+        return [self.moved(self.present(progress), progress)]
 
     def number(self, progress: float) -> int | None:
         """Which making it is; None: the run itself."""

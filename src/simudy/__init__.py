@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from simudy.attack.evidence import Evidence as Evidence
     from simudy.attack.evidence import evidence_from_weights as evidence_from_weights
     from simudy.attack.methods.simudy import Simudy as Simudy
+    from simudy.attack.prior import colour_variation as colour_variation
     from simudy.attack.prior import total_variation as total_variation
     from simudy.attack.search import Outer as Outer
     from simudy.attack.search import reconstruct as reconstruct
@@ -61,6 +62,7 @@ _HOME = {
     "Evidence": "simudy.attack.evidence",
     "evidence_from_weights": "simudy.attack.evidence",
     "Simudy": "simudy.attack.methods.simudy",
+    "colour_variation": "simudy.attack.prior",
     "total_variation": "simudy.attack.prior",
     "Outer": "simudy.attack.search",
     "Reconstruction": "simudy.outcome",

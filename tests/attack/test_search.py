@@ -22,7 +22,6 @@ from simudy import (
     cosine,
     euclidean,
     reconstruct,
-    total_variation,
 )
 from simudy.attack.coordinates import Frequencies, SpanCoordinates
 from simudy.attack.distance import layerwise
@@ -31,7 +30,6 @@ from simudy.attack.evidence import evidence_from_weights
 from simudy.attack.first_layer.influence import FirstLayer
 from simudy.attack.first_layer.span import Span
 from simudy.attack.methods.simudy import Simudy
-from simudy.attack.prior import outside_box, pixel_range
 from simudy.attack.search import Outer, Search
 from simudy.dynamics import tree
 
@@ -147,7 +145,7 @@ def test_evidence_from_state_dicts_takes_buffers_from_the_first():
         torch.testing.assert_close(moved, torch.ones_like(moved))
 
 
-# --- distances and priors
+# --- distances
 
 
 def test_distances_are_zero_at_agreement_and_as_defined():
@@ -167,15 +165,6 @@ def test_distances_do_not_take_nan_for_agreement():
     a = {"w": torch.tensor([3.0, 4.0])}
     for distance in (cosine, euclidean, layerwise):
         assert math.isnan(float(distance(tree.scale(math.nan, a), a)))
-
-
-def test_priors():
-    checker = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
-    assert float(total_variation(checker)) == 2.0
-    assert float(total_variation(torch.ones(2, 3, 4, 4))) == 0.0
-    low, high = pixel_range((0.5,), (0.25,), like=checker)
-    assert (float(low), float(high)) == (-2.0, 2.0)
-    assert float(outside_box(torch.tensor([[[[3.0, -2.0]]]]), low, high)) == 0.5
 
 
 # --- the objective at the truth

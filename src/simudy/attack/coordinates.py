@@ -15,17 +15,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from simudy.attack.colours import along, opponent
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.span import NoSpan, Span
 from simudy.attack.first_layer.tokens import tokens_read
 from simudy.errors import SimudyError
 
 IMAGES = ("auto", "pixels", "frequencies", "span", "tokens")
-_OPPONENT = [
-    [1.0, 1.0, 1.0],
-    [1.0, 0.0, -1.0],
-    [1.0, -2.0, 1.0],
-]  # grey, red–blue, green–purple: orthogonal
 _OPPONENT_STD = [1.0, 0.35, 0.15]  # roughly what natural images have along them
 
 _RARE = 1e-6  # a share that stands for none
@@ -92,17 +88,11 @@ class Frequencies(Coordinates):
 
     def decode(self, latent: Tensor) -> Tensor:
         down, across, colours, scale = _maps(self, latent.dtype, latent.device)
-        return _mixed(colours.mT, down.mT @ (latent * scale) @ across)
+        return along(colours.mT, down.mT @ (latent * scale) @ across)
 
     def encode(self, images: Tensor) -> Tensor:
         down, across, colours, scale = _maps(self, images.dtype, images.device)
-        return down @ _mixed(colours, images) @ across.mT / scale
-
-
-def _mixed(matrix: Tensor, planes: Tensor) -> Tensor:
-    # By a product rather than einsum, whose result has its channels innermost: on a CPU the
-    # derivatives of torch's convolutions then write out of bounds where channels are few.
-    return (matrix @ planes.flatten(2)).unflatten(2, planes.shape[2:])
+        return down @ along(colours, images) @ across.mT / scale
 
 
 @lru_cache(maxsize=8)  # once: a copy to a GPU in every outer step would make the step wait for it
@@ -111,8 +101,7 @@ def _maps(frequencies: Frequencies, dtype: torch.dtype, device: torch.device) ->
     and the scale.
     """
     c, h, w = frequencies.shape
-    opponent = torch.tensor(_OPPONENT, dtype=torch.float64)
-    colours = opponent / opponent.norm(dim=1, keepdim=True) if c == 3 else torch.eye(c)
+    colours = opponent() if c == 3 else torch.eye(c)
     maps = _cosines(h), _cosines(w), colours, _scale(frequencies)
     return tuple(m.to(device, dtype) for m in maps)
 

@@ -131,7 +131,7 @@ def _of_images(cfg: DictConfig) -> Iterator[str]:
     if str(cfg.dummy.labels).lower() == "true":
         yield "The true labels, which no attacker holds: an ablation."
     prior = cfg.prior.items()
-    weights = {name: value for name, value in prior if name in ("tv", "box") and value}
+    weights = {name: value for name, value in prior if name in ("tv", "colour", "box") and value}
     if weights:
         told = ", ".join(f"{name} {value:g}" for name, value in weights.items())
         yield f"Of images before any evidence: {told} (prior)."

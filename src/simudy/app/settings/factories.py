@@ -145,6 +145,7 @@ def _shared(
     return {
         "distance": _distance(cfg),
         "tv": cfg.prior.tv,
+        "colour": cfg.prior.colour,
         "box": cfg.prior.box,
         "term": _prior_term(cfg),
         "images": cfg.dummy.images,

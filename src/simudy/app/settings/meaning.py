@@ -27,6 +27,7 @@ EXPLAINED = {
 SHARED = {
     "distance": "distance",
     "tv": "prior.tv",
+    "colour": "prior.colour",
     "box": "prior.box",
     "term": "prior.term",
     "images": "dummy.images",

@@ -21,7 +21,7 @@ from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.influence import FirstLayer, solve
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.smoothing import falling, require_relu, sigma_at
-from simudy.attack.prior import Term, pixel_range, prior
+from simudy.attack.prior import Term, pixel_range, prior, require_colours
 from simudy.dynamics import tree
 from simudy.dynamics.adjoint import Adjoint, Direct
 from simudy.dynamics.gradient import Factored, Gradient, Loss, Reverse
@@ -55,6 +55,7 @@ class Simudy(Method):
         position: weight of the distance between the displacements of the position embedding alone,
             for transformers.
         tv: weight of the total variation of the normalised images.
+        colour: of that of their colours alone, without grey (see ``colour_variation``).
         box: weight of the squared distance to the pixel range.
         term: what else is believed of images, a function of normalised ones. Default: nothing.
         images: ``pixels``, ``frequencies``, ``span`` where the first layer is linear, ``tokens``
@@ -86,6 +87,7 @@ class Simudy(Method):
     distance: str | Distance = "cosine"
     position: Annotated[float, NOT_NEGATIVE] = 0.0
     tv: Annotated[float, NOT_NEGATIVE] = 0.0
+    colour: Annotated[float, NOT_NEGATIVE] = 0.0
     box: Annotated[float, NOT_NEGATIVE] = 0.0
     term: Term | None = None
     images: str = "auto"
@@ -118,6 +120,8 @@ class Simudy(Method):
         """
         distance_named(self.distance)
         self._require_whole(evidence)
+        if self.colour:
+            require_colours(evidence.shape)
         if self.smooth is not None:
             require_relu(evidence, self.smooth)
         evidence = dataclasses.replace(evidence, recipe=self.recipe or evidence.recipe)
@@ -202,9 +206,8 @@ class SimudyProblem(Problem):
             if focus:
                 simulated, real = (list(map(self.first.focus, ds)) for ds in (simulated, real))
         distance = torch.stack(list(map(self._distance, simulated, real))).sum()
-        weights = {"tv": s.tv, "box": s.box, "term": s.term}
-        whole = distance + prior(self.dummy.images, self.pixels, **weights)
-        return whole, distance / len(real)
+        believed = prior(self.dummy.images, self.pixels, settings=s)
+        return distance + believed, distance / len(real)
 
     def _distance(self, simulated: tree.Params, real: tree.Params) -> Tensor:
         distance = distance_named(self.settings.distance)(simulated, real)

@@ -17,7 +17,7 @@ from simudy.attack.distance import Distance, distance_named
 from simudy.attack.dummy import Dummy, known_count, new_dummy
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
-from simudy.attack.prior import Term, pixel_range, prior
+from simudy.attack.prior import Term, pixel_range, prior, require_colours
 from simudy.dynamics import tree
 from simudy.dynamics.gradient import Gradient, Loss, Reverse
 from simudy.dynamics.optim import SGD
@@ -47,6 +47,7 @@ class Weighted(Method):
         euclidean_until: fraction of the iterations before ``distance`` takes over.
         distance: see ``Simudy``.
         tv: weight of the total variation of the normalised images.
+        colour: of that of their colours alone, without grey (see ``colour_variation``).
         box: of the squared distance to the pixel range.
         term: what else is believed of images, a function of normalised ones. Default: nothing.
         gradient: how the gradients are differentiated.
@@ -63,6 +64,7 @@ class Weighted(Method):
     euclidean_until: Annotated[float, FRACTION] = 0.12
     distance: str | Distance = "cosine"
     tv: Annotated[float, NOT_NEGATIVE] = 3.3e-5
+    colour: Annotated[float, NOT_NEGATIVE] = 0.0
     box: Annotated[float, NOT_NEGATIVE] = 0.0
     term: Term | None = None
     gradient: Gradient = field(default_factory=Reverse)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -124,6 +126,8 @@ class Weighted(Method):
                 "only a simulated run uses what is known from inside it: use Simudy(), or "
                 "leave Evidence(checkpoints=…) out"
             )
+        if self.colour:
+            require_colours(evidence.shape)
         coordinates = coordinates_named(self.images, evidence, decay=self.decay)
         n = known_count(evidence, coordinates) if self.n is None else self.n
         if n < 1:
@@ -181,7 +185,7 @@ class Combination(Problem):
         s = self.settings
         now = "euclidean" if progress < s.euclidean_until else s.distance
         distance = distance_named(now)(self.combined(), self.target)
-        believed = prior(self.dummy.images, self.pixels, tv=s.tv, box=s.box, term=s.term)
+        believed = prior(self.dummy.images, self.pixels, settings=s)
         return distance + believed + self.penalty(), distance
 
     def combined(self) -> Params:

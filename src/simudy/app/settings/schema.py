@@ -133,6 +133,7 @@ class PriorConfig:
     """Weights of what is believed of images before any evidence."""
 
     tv: float = number(0.0, NOT_NEGATIVE)
+    colour: float = number(0.0, NOT_NEGATIVE)
     box: float = number(0.0, NOT_NEGATIVE)
     term: Any = field(default=None, metadata=NODE)
     weight: float = number(1.0, NOT_NEGATIVE)  # of the term

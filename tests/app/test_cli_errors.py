@@ -196,7 +196,10 @@ def test_nothing_to_score(cli):
         ("+label_smoothing=0.1", "no setting label_smoothing"),
         ("+tv=0.1", "no setting tv: did you mean prior.tv?"),
         ("+prior.l2=0.1", "no setting prior.l2: did you mean prior.tv or prior.box"),
-        ("prior.colour=0.1", "images of 1×8×8 numbers have no colours to weigh: set prior.colour=0"),
+        (
+            "prior.colour=0.1",
+            "images of 1×8×8 numbers have no colours to weigh: set prior.colour=0",
+        ),
         ("+outer.iteration=3", "no setting outer.iteration: did you mean outer.iterations"),
         ("+recipe.epoch=3", "no setting recipe.epoch: did you mean recipe.epochs"),
         ("+victim.pretrain.epoch=3", "did you mean victim.pretrain.epochs"),

@@ -65,20 +65,20 @@ def test_the_true_images_are_a_solution():
 @pytest.mark.parametrize("turn", [0, 1, 2])
 def test_value_and_slope_are_those_of_a_plain_loop(turn):
     """Corrected at one place, asked at another; SGD with momentum and decay, by hand. Stretches of
-    four steps of eight take turns.
+    three steps of eight take turns.
     """
     evidence, _ = small_victim()
-    problem = posed(evidence, horizon=0.4, corrections=10)
+    problem = posed(evidence, horizon=0.3, corrections=10)
     problem.objective(turn / 10)
-    first, latent = (0, 4, 0)[turn], problem.variables()["latent"]
+    first, latent = (0, 2, 0)[turn], problem.variables()["latent"]
     point, moment = _loop(problem, latent, range(first))
-    end, after = _loop(problem, latent, range(first, first + 4), point, moment)
-    whole, _ = _loop(problem, latent, range(first + 4, 8), end, after)
+    end, after = _loop(problem, latent, range(first, first + 3), point, moment)
+    whole, _ = _loop(problem, latent, range(first + 3, 8), end, after)
     delta, whole = _flat(end) - _flat(point), _flat(whole) - _flat(evidence.initial)
     times = (torch.dot(delta, whole) / torch.dot(delta, delta)).detach()
     point, moment = tree.detach(point), tree.detach(moment)
     latent = moved(problem)
-    end, _ = _loop(problem, latent, range(first, first + 4), point, moment)
+    end, _ = _loop(problem, latent, range(first, first + 3), point, moment)
     here = times * (_flat(end) - _flat(point)) + (whole - times * delta).detach()
     real = _flat(evidence.final) - _flat(evidence.initial)
     expected = 1 - F.cosine_similarity(here, real, dim=0)
@@ -115,21 +115,23 @@ def _flat(params: tree.Params) -> Tensor:
     return torch.cat([value.flatten() for value in params.values()])
 
 
-@pytest.mark.parametrize(("horizon", "firsts"), [(0.4, [0, 4, 0]), (0.3, [0, 2, 5]), (1.0, [0])])
-def test_stretches_take_turns_and_cover_the_run(horizon, firsts):
+@pytest.mark.parametrize(
+    ("horizon", "firsts"), [(0.4, [0, 0]), (0.3, [0, 2, 0]), (0.2, [0, 2, 4, 0])]
+)
+def test_stretches_take_turns_but_for_the_end_of_the_run(horizon, firsts):
     problem = posed(small_victim()[0], horizon=horizon, corrections=10)
     stretches = []
     for turn in range(len(firsts)):
         problem.objective(turn / 10)
         stretches.append(problem._made.stretch)
     assert [stretch.start for stretch in stretches] == firsts
-    assert {t for stretch in stretches for t in range(8)[stretch]} == set(range(8))
+    assert max(stretch.stop for stretch in stretches) < 8
 
 
 @pytest.mark.parametrize("turn", [0, 1])
 @pytest.mark.parametrize("rule", RULES)
 def test_slopes_are_finite_differences_while_a_correction_stands(rule, turn):
-    problem = posed(small_victim(RULES[rule])[0], labels="learned", corrections=10)
+    problem = posed(small_victim(RULES[rule])[0], labels="learned", horizon=0.3, corrections=10)
     problem.objective(turn / 10)
     latent = moved(problem, 0.1)
     found = torch.autograd.grad(problem.objective(turn / 10)[0], latent)[0]

@@ -28,8 +28,9 @@ class Corrected(Simudy):
     held fixed since, as is c, the least squares fit of c·δ to Δ, and the point that the stretch
     begins at. So wherever it was just corrected the value is that of the whole run, and the true
     images are a solution, which they are not for a shorter run by itself. A step costs ``horizon``
-    of one through the whole run. Each correction takes the next stretch, evenly spread, so that
-    together they cover the run.
+    of one through the whole run. Each correction takes the next stretch, evenly spread over the
+    run but for its end: where the loss has fallen, the weights move little, and what moves them
+    there led the search away when it stood for the whole (docs/notes/2026-12-01-priors.md).
 
     This is defect correction by a coarse model, or space mapping with an output correction
     (Echeverría & Hemker, CMAM 5, 2005). The last part of the search simulates the run itself, as
@@ -95,10 +96,10 @@ class CorrectedProblem(RenewedProblem):
         return Correction(stretch, point, state, times, tree.sub(whole, tree.scale(times, moved)))
 
     def _stretch(self, progress: float, *, steps: int) -> slice:
-        """This correction's: of as many as cover the run, evenly spread, the next."""
+        """This correction's: of as many as cover the run, evenly spread, the next but the last."""
         length = math.ceil(self.settings.horizon * steps)
         count = math.ceil(steps / length)
-        turn = (self.number(progress) or 0) % count
+        turn = (self.number(progress) or 0) % max(count - 1, 1)
         first = round(turn * (steps - length) / max(count - 1, 1))
         return slice(first, first + length)
 

@@ -13,14 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from simudy import stopping
 from simudy.errors import SimudyError
-from simudy.files import write_atomically
-from simudy.tensors import plain, read_tensors
+from simudy.kept import train_once
 
 log = logging.getLogger(__name__)
 
@@ -61,23 +59,13 @@ def pretrain(
         raise SimudyError(
             "there are no images to pretrain on: choose other data, or set Pretraining(epochs=0)"
         )
-    if not _recall(module, cache):
+
+    def train() -> None:
         _fit(module, images, labels, how, torch.Generator().manual_seed(seed))
-        write_atomically(cache, save(plain(module.state_dict())))
+
+    train_once(module, train, cache=cache, kind="pretrained weights", again="pretraining again")
     if how.new_head:
         _renew_head(module, seed)
-
-
-def _recall(module: nn.Module, cache: Path) -> bool:
-    if not cache.exists():
-        return False
-    try:
-        module.load_state_dict(read_tensors(cache, "pretraining again")[0])
-    except (SimudyError, RuntimeError):
-        log.warning("%s is damaged: pretraining again", cache)
-        return False
-    log.info("pretrained weights from %s", cache)
-    return True
 
 
 def _fit(

@@ -15,6 +15,8 @@ from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.evidence import Evidence
 from simudy.dynamics.optim import Rule
 
+_BELIEVED = ("tv", "colour", "box", "denoiser")  # of images before any evidence
+
 
 def told_of(
     cfg: DictConfig, held: Evidence, result: Mapping[str, Any], folder: RunDirectory, images: Any
@@ -130,8 +132,7 @@ def _guesses(cfg: DictConfig) -> Iterator[str]:
 def _of_images(cfg: DictConfig) -> Iterator[str]:
     if str(cfg.dummy.labels).lower() == "true":
         yield "The true labels, which no attacker holds: an ablation."
-    prior = cfg.prior.items()
-    weights = {name: value for name, value in prior if name in ("tv", "colour", "box") and value}
+    weights = {name: cfg.prior[name] for name in _BELIEVED if cfg.prior[name]}
     if weights:
         told = ", ".join(f"{name} {value:g}" for name, value in weights.items())
         yield f"Of images before any evidence: {told} (prior)."

@@ -22,6 +22,7 @@ from simudy.app.settings.instantiate import (
     fields_of,
 )
 from simudy.app.settings.order import load_order
+from simudy.app.settings.public import cleaning
 from simudy.app.settings.start import load_start
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
@@ -166,11 +167,15 @@ def _distance(cfg: DictConfig) -> Any:
 
 
 def _prior_term(cfg: DictConfig) -> Any:
-    """A prior of one's own, weighted."""
-    if not cfg.prior.term or cfg.prior.term.get("_target_") is None:
+    """What was learned of public images and a prior of one's own, weighted."""
+    terms = []
+    if cfg.prior.denoiser:
+        terms.append((cfg.prior.denoiser, cleaning(cfg)))
+    if cfg.prior.term and cfg.prior.term.get("_target_") is not None:
+        terms.append((cfg.prior.weight, build_function(cfg.prior.term, "prior.term")))
+    if not terms:
         return None
-    term, weight = build_function(cfg.prior.term, "prior.term"), cfg.prior.weight
-    return lambda images: weight * term(images)
+    return lambda images: sum(weight * term(images) for weight, term in terms)
 
 
 def _gradient(cfg: DictConfig, recipe: Recipe) -> Gradient:

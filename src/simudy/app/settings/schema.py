@@ -135,6 +135,9 @@ class PriorConfig:
     tv: float = number(0.0, NOT_NEGATIVE)
     colour: float = number(0.0, NOT_NEGATIVE)
     box: float = number(0.0, NOT_NEGATIVE)
+    denoiser: float = number(0.0, NOT_NEGATIVE)
+    sigma: float = number(0.3, POSITIVE)  # of the noise that it takes out, in normalised units
+    denoiser_steps: int = number(800, COUNT)
     term: Any = field(default=None, metadata=NODE)
     weight: float = number(1.0, NOT_NEGATIVE)  # of the term
 

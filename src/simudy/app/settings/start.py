@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from simudy.app.settings.instantiate import build
+from simudy.app.settings.public import public_images
 from simudy.app.store import reconstruction
 from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.consensus import consensus
@@ -38,13 +38,8 @@ def load_start(cfg: DictConfig, evidence: Evidence) -> tuple[Tensor | None, Tens
 
 
 def _public(cfg: DictConfig, evidence: Evidence) -> Tensor:
-    splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed) if cfg.data else None
-    if splits is None or splits.pretrain is None:
-        raise SimudyError(
-            "dummy.start=natural needs public images, and data offers none: choose others, or null"
-        )
-    public = splits.normalisation.normalise(splits.pretrain.images[:_PUBLIC])
-    return public.to(next(iter(evidence.initial.values())))
+    public = public_images(cfg, asked="dummy.start=natural", instead="null")
+    return public[:_PUBLIC].to(next(iter(evidence.initial.values())))
 
 
 def _found(cfg: DictConfig, folders: list[Any]) -> tuple[Tensor, Tensor]:

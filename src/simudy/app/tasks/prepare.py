@@ -21,6 +21,7 @@ from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
+from simudy.app.settings.public import source
 from simudy.app.settings.typed import typed
 from simudy.app.store.inside import load_inside
 from simudy.app.store.run_directory import RunDirectory
@@ -235,14 +236,12 @@ def _pretrain(cfg: DictConfig, module: nn.Module, splits: Splits, device: torch.
 
 def _cache(cfg: DictConfig) -> Path:
     """Where a network pretrained in this way is kept."""
-    source = {k: v for k, v in _plain(cfg.data).items() if k not in _VICTIMS_OWN}
     how = {k: v for k, v in _plain(cfg.victim.pretrain).items() if k != "new_head"}
-    key = digest([source, _plain(cfg.model), how, cfg.seed, torch.__version__])
+    key = digest([source(cfg), _plain(cfg.model), how, cfg.seed, torch.__version__])
     return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
 
 
 _FROM_THE_START = ("run", "victim", "size", "membership", "exposure")
-_VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

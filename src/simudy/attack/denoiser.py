@@ -66,7 +66,7 @@ def fit(denoiser: Denoiser, images: Tensor, *, steps: int, seed: int) -> None:
         optimizer.step()
         schedule.step()
         if step % _TOLD_EVERY == 0:
-            error = math.sqrt(float(loss))
+            error = math.sqrt(loss.item())
             log.info("denoiser: step %d of %d, error %.3f of σ", step, steps, error)
 
 

@@ -103,7 +103,7 @@ def test_it_dry_runs(name, cli, tmp_path):
     ]
     outcome = cli(f"experiment={name}", "debug=tiny", "dry_run=true", *options, tiny=False)
     assert outcome.code == 0, outcome.err
-    simulates = cfg.attack._target_.endswith(".Simudy")
+    simulates = cfg.attack._target_.endswith((".Simudy", ".Corrected"))
     assert ("steps simulated" in outcome.out) == simulates and "one outer step" in outcome.out
 
 

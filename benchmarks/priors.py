@@ -14,7 +14,7 @@ import measure
 import torch
 
 from simudy import colour_variation, total_variation
-from simudy.attack.denoiser import Denoiser, Red, fit
+from simudy.attack.prior.denoiser import Denoiser, Red, fit
 
 CASES = ("tv", "colour", "denoiser", "denoiser's training, a step")
 

@@ -13,8 +13,8 @@ from simudy.app.settings.meaning import based_on, comments, head
 
 __all__ = ["CONF", "flat"]
 GROUPS = (
-    *("data", "model", "inner", "victim", "attack", "gradient", "adjoint", "outer", "tracker"),
-    "pruner",
+    *("data", "model", "inner", "victim", "attack", "gradient", "adjoint", "outer"),
+    *("outer/schedule", "tracker", "pruner"),
 )
 LISTS = {"experiment": "Experiments", "sweep": "Sweeps", "debug": "For trying things out"}
 

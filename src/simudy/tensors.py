@@ -1,17 +1,21 @@
-"""Files of tensors that we write ourselves, and read back."""
+"""Files of tensors that we write ourselves, and read back: among them trained networks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from simudy.errors import SimudyError
-from simudy.files import require_file
+from simudy.files import require_file, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,3 +45,29 @@ def read_tensors(
     if lacking := sorted(set(names) - found.keys()):
         raise SimudyError(f"{path} is damaged (no {lacking[0]}): {remedy}")
     return found, facts
+
+
+def train_once(
+    module: nn.Module, train: Callable[[], None], *, cache: Path, kind: str, again: str
+) -> None:
+    """Give ``module`` the weights in ``cache``, or ``train`` it in place and keep them there.
+
+    Args:
+        cache: a file whose name stands for everything the outcome depends on.
+        kind, again: what these weights are and what making them anew is, in a message's words.
+    """
+    if not _recall(module, cache, kind=kind, again=again):
+        train()
+        write_atomically(cache, save(plain(module.state_dict())))
+
+
+def _recall(module: nn.Module, cache: Path, *, kind: str, again: str) -> bool:
+    if not cache.exists():
+        return False
+    try:
+        module.load_state_dict(read_tensors(cache, again)[0])
+    except (SimudyError, RuntimeError):
+        log.warning("%s is damaged: %s", cache, again)
+        return False
+    log.info("%s from %s", kind, cache)
+    return True

@@ -8,7 +8,7 @@ import torch
 from conftest import result
 from torch import Tensor
 
-from simudy.attack.denoiser import Denoiser, Red, fit
+from simudy.attack.prior.denoiser import Denoiser, Red, fit
 
 
 def ramps(n: int, *, channels: int = 1, size: int = 8, seed: int = 0) -> Tensor:

@@ -15,10 +15,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from simudy.attack.colours import along, opponent
 from simudy.attack.evidence import Evidence
 from simudy.attack.first_layer.span import NoSpan, Span
 from simudy.attack.first_layer.tokens import tokens_read
+from simudy.attack.prior.colours import along, opponent
 from simudy.errors import SimudyError
 
 IMAGES = ("auto", "pixels", "frequencies", "span", "tokens")

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from simudy import stopping
 from simudy.errors import SimudyError
-from simudy.kept import train_once
+from simudy.tensors import train_once
 
 log = logging.getLogger(__name__)
 

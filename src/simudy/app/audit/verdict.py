@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simudy.analysis.metrics import WINDOW
 from simudy.analysis.verdicts import ALIKE, likeness
-from simudy.app.settings.start import reconstructions
+from simudy.app.settings.images.start import reconstructions
 from simudy.app.store import reconstruction
 from simudy.app.store.beside import save_agreement
 from simudy.app.store.run_directory import RunDirectory

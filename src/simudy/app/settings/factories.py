@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from simudy.app.settings.check import check, locate, parameters
+from simudy.app.settings.images.public import cleaning
+from simudy.app.settings.images.start import load_start
 from simudy.app.settings.instantiate import (
     build,
     build_function,
@@ -22,8 +24,6 @@ from simudy.app.settings.instantiate import (
     fields_of,
 )
 from simudy.app.settings.order import load_order
-from simudy.app.settings.public import cleaning
-from simudy.app.settings.start import load_start
 from simudy.attack.evidence import Evidence
 from simudy.attack.methods.problem import Method, Problem
 from simudy.attack.methods.simudy import fitting_gradient

@@ -20,8 +20,8 @@ from torch import nn
 from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
 from simudy.app.settings.fingerprint import digest
+from simudy.app.settings.images.public import source
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
-from simudy.app.settings.public import source
 from simudy.app.settings.typed import typed
 from simudy.app.store.inside import load_inside
 from simudy.app.store.run_directory import RunDirectory

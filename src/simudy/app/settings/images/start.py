@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from simudy.app.settings.public import public_images
+from simudy.app.settings.images.public import public_images
 from simudy.app.store import reconstruction
 from simudy.app.store.run_directory import RunDirectory
 from simudy.attack.consensus import consensus

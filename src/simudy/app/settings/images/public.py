@@ -10,10 +10,10 @@ from torch import Tensor
 
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build
-from simudy.attack.denoiser import Denoiser, Red, fit
+from simudy.attack.prior.denoiser import Denoiser, Red, fit
 from simudy.errors import SimudyError
 from simudy.files import user_path
-from simudy.kept import train_once
+from simudy.tensors import train_once
 
 VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")  # of the settings of data
 

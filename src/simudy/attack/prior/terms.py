@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from simudy.attack.colours import along, opponent
+from simudy.attack.prior.colours import along, opponent
 from simudy.errors import SimudyError
 
 Term = Callable[[Tensor], Tensor]

@@ -1,0 +1,1 @@
+"""Images that the settings name: public ones, and those that a search begins at."""

@@ -82,11 +82,11 @@ def option(path: Path) -> list[Key]:
     own, base = load(path), based_on(path)
     inherited = load(path.with_name(f"{base}.yaml")) if base else {}
     target = own.get("_target_") or inherited.get("_target_")
-    takes = arguments(target) if target else schema(Config, under=f"{path.parent.name}.")
-    named_here = [*own] if base else [*own, *(name for name in takes if name not in own)]
+    takes = arguments(target) if target else schema(Config, under=f"{place(path)}.")
+    more = [] if base or "." in place(path) else [name for name in takes if name not in own]
     return [
         key
-        for name in named_here
+        for name in (*own, *more)
         if name not in ("_target_", "defaults")
         for key in node(
             name,
@@ -96,6 +96,11 @@ def option(path: Path) -> list[Key]:
             path,
         )
     ]
+
+
+def place(path: Path) -> str:
+    """Where among the settings the keys of an option's file come to stand."""
+    return ".".join(path.parent.relative_to(CONF).parts)
 
 
 def completed(value: Any, inherited: Any) -> Any:
@@ -109,7 +114,7 @@ def node(
     name: str, value: Any, field: Field, notes: dict[str, str], path: Path, inside: str = ""
 ) -> Iterator[Key]:
     """One key, or a node of keys with a ``_target_`` of its own."""
-    full, note = f"{path.parent.name}.{inside}{name}", notes.get(f"{inside}{name}")
+    full, note = f"{place(path)}.{inside}{name}", notes.get(f"{inside}{name}")
     if isinstance(value, dict):
         target = value.get("_target_")
         takes = arguments(target) if target else schema(Config, under=f"{full}.")

@@ -104,3 +104,11 @@ def test_without_public_images_it_says_so(cli):
     refused = cli("prior.denoiser=0.5").error
     assert "prior.denoiser=0.5 needs public images, and data offers none" in refused
     assert "set prior.denoiser=0" in refused
+
+
+def test_public_images_of_another_shape_are_refused(run, tmp_path):
+    run("hydra.run.dir=a", "task=victim")
+    small = np.zeros((40, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "small.npz", images=small, labels=np.arange(40) % 2)
+    refused = run("evidence.folder=a/evidence", "data.path=small.npz").error
+    assert "public images like the victim's, of 1×8×8, and those of data are of 1×4×4" in refused

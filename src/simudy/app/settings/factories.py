@@ -148,7 +148,7 @@ def _shared(
         "tv": cfg.prior.tv,
         "colour": cfg.prior.colour,
         "box": cfg.prior.box,
-        "term": _prior_term(cfg),
+        "term": _prior_term(cfg, evidence),
         "images": cfg.dummy.images,
         "decay": cfg.dummy.decay,
         "start": start,
@@ -166,11 +166,11 @@ def _distance(cfg: DictConfig) -> Any:
     return cfg.distance if named else build_function(cfg.distance, "distance")
 
 
-def _prior_term(cfg: DictConfig) -> Any:
+def _prior_term(cfg: DictConfig, evidence: Evidence) -> Any:
     """What was learned of public images and a prior of one's own, weighted."""
     terms = []
     if cfg.prior.denoiser:
-        terms.append((cfg.prior.denoiser, cleaning(cfg)))
+        terms.append((cfg.prior.denoiser, cleaning(cfg, evidence)))
     if cfg.prior.term and cfg.prior.term.get("_target_") is not None:
         terms.append((cfg.prior.weight, build_function(cfg.prior.term, "prior.term")))
     if not terms:

@@ -61,8 +61,8 @@ def total_variation(images: Tensor) -> Tensor:
 def colour_variation(images: Tensor) -> Tensor:
     """Total variation of the opponent colours, red–blue and green–purple, without grey.
 
-    In natural images colour varies a tenth as much as grey does, in those that a search is still
-    busy with about half as much.
+    In natural images colours vary a tenth as much as grey does; in those of a search that is far
+    from its end, about half as much.
 
     Args:
         images: red, green and blue ``(n, 3, h, w)``, normalised or not.

@@ -10,29 +10,38 @@ from torch import Tensor
 
 from simudy.app.settings.fingerprint import digest
 from simudy.app.settings.instantiate import build
+from simudy.attack.evidence import Evidence
 from simudy.attack.prior.denoiser import Denoiser, Red, fit
 from simudy.errors import SimudyError
 from simudy.files import user_path
 from simudy.tensors import train_once
+from simudy.victim.data.images import Normalisation
 
 VICTIMS_OWN = ("n", "heldout", "victim_records", "heldout_records")  # of the settings of data
 
 
-def public_images(cfg: DictConfig, *, asked: str, instead: str) -> Tensor:
-    """Those that data offers for pretraining, normalised ``(m, c, h, w)``.
+def public_images(cfg: DictConfig, evidence: Evidence, *, asked: str, instead: str) -> Tensor:
+    """Those that data offers for pretraining ``(m, c, h, w)``, normalised as the victim's.
 
     Args:
-        asked, instead: the setting that wants them, and what it is set to without, for the message.
+        asked, instead: the setting that wants them, and what to do without, for the message.
 
     Raises:
-        SimudyError: there are none.
+        SimudyError: there are none, or of another shape.
     """
     splits = build(cfg.data, "data", keep_nulls=True).load(seed=cfg.seed) if cfg.data else None
     if splits is None or splits.pretrain is None:
         raise SimudyError(
             f"{asked} needs public images, and data offers none: choose others, or {instead}"
         )
-    return splits.normalisation.normalise(splits.pretrain.images)
+    images = splits.pretrain.images
+    if images.shape[1:] != torch.Size(evidence.shape):
+        theirs, ours = ("×".join(map(str, shape)) for shape in (images.shape[1:], evidence.shape))
+        raise SimudyError(
+            f"{asked} needs public images like the victim's, of {ours}, and those of data are of "
+            f"{theirs}: choose others, or {instead}"
+        )
+    return Normalisation(evidence.mean, evidence.std).normalise(images)
 
 
 def source(cfg: DictConfig) -> dict[str, object]:
@@ -42,16 +51,17 @@ def source(cfg: DictConfig) -> dict[str, object]:
     return {str(k): v for k, v in plain.items() if k not in VICTIMS_OWN}
 
 
-def cleaning(cfg: DictConfig) -> Red:
+def cleaning(cfg: DictConfig, evidence: Evidence) -> Red:
     """The prior that ``prior.denoiser`` weighs; its network learns when first asked, and is kept.
 
     Raises:
-        SimudyError: there are no public images.
+        SimudyError: there are no public images, or of another shape.
     """
-    said = cfg.prior
+    said, normalised = cfg.prior, [list(evidence.mean), list(evidence.std)]
     asked = f"prior.denoiser={said.denoiser:g}"
-    images = public_images(cfg, asked=asked, instead="set prior.denoiser=0")
-    key = digest(["denoiser", source(cfg), said.denoiser_steps, cfg.seed, torch.__version__])
+    images = public_images(cfg, evidence, asked=asked, instead="set prior.denoiser=0")
+    how = [said.denoiser_steps, cfg.seed, torch.__version__]
+    key = digest(["denoiser", source(cfg), normalised, *how])
     cache = user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
     return Red(lambda: _denoiser(images, said.denoiser_steps, cfg.seed, cache), sigma=said.sigma)
 

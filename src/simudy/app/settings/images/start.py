@@ -38,7 +38,7 @@ def load_start(cfg: DictConfig, evidence: Evidence) -> tuple[Tensor | None, Tens
 
 
 def _public(cfg: DictConfig, evidence: Evidence) -> Tensor:
-    public = public_images(cfg, asked="dummy.start=natural", instead="null")
+    public = public_images(cfg, evidence, asked="dummy.start=natural", instead="null")
     return public[:_PUBLIC].to(next(iter(evidence.initial.values())))
 
 

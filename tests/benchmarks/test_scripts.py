@@ -162,3 +162,14 @@ def test_memory_grows_with_images_and_steps_as_a_mode_keeps_them(benchmarks):
     assert kept(100, 40, *reverse) > 1.7 * kept(100, 20, *reverse)  # every step's activations
     assert kept(100, 40, *mixed) < 1.1 * kept(100, 20, *mixed)  # a θ for a segment
     assert kept(200, 20, *reverse) > 1.8 * kept(100, 20, *reverse)
+
+
+def test_what_a_prior_adds_is_measured_for_each(benchmarks, monkeypatch, capsys):
+    import measure
+    import priors
+
+    monkeypatch.setattr(measure, "in_own_process", lambda script, words: 3 * measure.MIB)
+    run(monkeypatch, priors, "--images", 2, "--size", 8, "--repeats", 1)
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == [*priors.CASES]
+    assert all(row.endswith("| 3.0 MiB |") for row in rows)

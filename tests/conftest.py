@@ -109,6 +109,9 @@ def cli(capsys, tmp_path, monkeypatch) -> Callable[..., Outcome]:
     from simudy.app.cli import run_cli
 
     monkeypatch.chdir(tmp_path)
+    # The command looks for modules in the working directory, which later tests' processes should
+    # not: one that holds a folder of the name simudy would hide the package from them.
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def call(*argv: str, tiny: bool = True) -> Outcome:
         capsys.readouterr()

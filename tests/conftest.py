@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,16 @@ def cli(capsys, tmp_path, monkeypatch) -> Callable[..., Outcome]:
         return Outcome(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def with_public_images(tmp_path) -> tuple[str, ...]:
+    """Settings of data that has 16 images to pretrain on beside the victim's, and of a cache."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "d.npz", images=images, labels=labels)
+    data = ("data=npz", "data.path=d.npz", "data.n=4", "data.pretrain=16")
+    return (*data, "model.width=16", "recipe.epochs=3", "cache=cache")
 
 
 def result(folder: Path) -> dict:

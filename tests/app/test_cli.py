@@ -198,27 +198,9 @@ def test_a_rule_and_a_model_of_ones_own(cli, tmp_path):
     )
 
 
-def test_a_pretrained_victim_is_cached(cli, tmp_path):
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 2
-    np.savez(tmp_path / "d.npz", images=images, labels=labels)
-    data = (
-        "data=npz",
-        "data.path=d.npz",
-        "data.n=4",
-        "data.pretrain=16",
-        "model.width=16",
-        "cache=cache",
-    )
-    run = (
-        *data,
-        "victim=pretrained",
-        "victim.pretrain.epochs=2",
-        "recipe.epochs=3",
-        "outer.iterations=2",
-    )
+def test_a_pretrained_victim_is_cached(cli, tmp_path, with_public_images):
+    victim = ("victim=pretrained", "victim.pretrain.epochs=2")
+    run = (*with_public_images, *victim, "outer.iterations=2")
     first = cli(*run, "hydra.run.dir=a", tiny=False)
     assert first.code == 0 and "pretraining: epoch 2 of 2" in first.out, first.err
     second = cli(*run, "hydra.run.dir=b", tiny=False)

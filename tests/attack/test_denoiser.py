@@ -72,14 +72,9 @@ def test_the_term_and_its_slope():
 
 
 @pytest.fixture
-def run(cli, tmp_path) -> Any:
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 2
-    np.savez(tmp_path / "d.npz", images=images, labels=labels)
-    said = ("data=npz", "data.path=d.npz", "data.n=4", "data.pretrain=16", "model.width=16",
-            "recipe.epochs=3", "outer.iterations=3", "prior.denoiser=0.5",
-            "prior.denoiser_steps=100", "cache=cache")  # fmt: skip
-    return lambda *more: cli(*said, *more, tiny=False)
+def run(cli, with_public_images) -> Any:
+    said = ("outer.iterations=3", "prior.denoiser=0.5", "prior.denoiser_steps=100")
+    return lambda *more: cli(*with_public_images, *said, *more, tiny=False)
 
 
 def test_it_is_trained_once_and_weighed(run, tmp_path):

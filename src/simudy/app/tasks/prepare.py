@@ -19,8 +19,7 @@ from torch import nn
 
 from simudy.app.settings.check import locate
 from simudy.app.settings.factories import loss, recipe
-from simudy.app.settings.fingerprint import digest
-from simudy.app.settings.images.public import source
+from simudy.app.settings.images.public import place_of_network, source
 from simudy.app.settings.instantiate import build, build_partial, drop_nulls, fields_of
 from simudy.app.settings.typed import typed
 from simudy.app.store.inside import load_inside
@@ -237,8 +236,7 @@ def _pretrain(cfg: DictConfig, module: nn.Module, splits: Splits, device: torch.
 def _cache(cfg: DictConfig) -> Path:
     """Where a network pretrained in this way is kept."""
     how = {k: v for k, v in _plain(cfg.victim.pretrain).items() if k != "new_head"}
-    key = digest([source(cfg), _plain(cfg.model), how, cfg.seed, torch.__version__])
-    return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
+    return place_of_network(cfg, source(cfg), _plain(cfg.model), how)
 
 
 _FROM_THE_START = ("run", "victim", "size", "membership", "exposure")

@@ -98,9 +98,8 @@ class CorrectedProblem(RenewedProblem):
     def _stretch(self, progress: float, *, steps: int) -> slice:
         """This correction's: of as many as cover the run, evenly spread, the next but the last."""
         length = math.ceil(self.settings.horizon * steps)
-        count = math.ceil(steps / length)
-        turn = (self.number(progress) or 0) % max(count - 1, 1)
-        first = round(turn * (steps - length) / max(count - 1, 1))
+        turns = max(math.ceil(steps / length) - 1, 1)
+        first = round((self.number(progress) or 0) % turns * (steps - length) / turns)
         return slice(first, first + length)
 
     def _along(self, progress: float, part: slice, point: tree.Params, state: Any) -> Any:

@@ -48,6 +48,7 @@ class Denoiser(nn.Module):
         return images - self.out(torch.cat([_as_large(up, fine), fine], 1))
 
 
+@torch.enable_grad()
 def fit(denoiser: Denoiser, images: Tensor, *, steps: int, seed: int) -> None:
     """Train ``denoiser`` in place on normalised images ``(m, c, h, w)``, by mean squared error.
 

@@ -71,7 +71,7 @@ def colour_variation(images: Tensor) -> Tensor:
         SimudyError: the images do not have three channels.
     """
     require_colours(images.shape[1:])
-    return total_variation(along(opponent().to(images)[1:], images))
+    return total_variation(along(opponent(images.dtype, images.device)[1:], images))
 
 
 def require_colours(shape: Sequence[int]) -> None:

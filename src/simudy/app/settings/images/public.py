@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from simudy.app.settings.fingerprint import digest
-from simudy.app.settings.instantiate import build
+from simudy.app.settings.instantiate import build, fields_of
 from simudy.attack.evidence import Evidence
 from simudy.attack.prior.denoiser import Denoiser, Red, fit
 from simudy.errors import SimudyError
@@ -46,9 +47,14 @@ def public_images(cfg: DictConfig, evidence: Evidence, *, asked: str, instead: s
 
 def source(cfg: DictConfig) -> dict[str, object]:
     """The settings of data that its public images depend on."""
-    plain = OmegaConf.to_container(cfg.data, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items() if k not in VICTIMS_OWN}
+    said = fields_of(cfg.data, "data", keep_nulls=True)
+    return {name: value for name, value in said.items() if name not in VICTIMS_OWN}
+
+
+def place_of_network(cfg: DictConfig, *how: object) -> Path:
+    """Where a network trained in this way is kept, with this seed."""
+    key = digest([*how, cfg.seed, torch.__version__])
+    return user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
 
 
 def cleaning(cfg: DictConfig, evidence: Evidence) -> Red:
@@ -57,23 +63,25 @@ def cleaning(cfg: DictConfig, evidence: Evidence) -> Red:
     Raises:
         SimudyError: there are no public images, or of another shape.
     """
-    said, normalised = cfg.prior, [list(evidence.mean), list(evidence.std)]
-    asked = f"prior.denoiser={said.denoiser:g}"
-    images = public_images(cfg, evidence, asked=asked, instead="set prior.denoiser=0")
-    how = [said.denoiser_steps, cfg.seed, torch.__version__]
-    key = digest(["denoiser", source(cfg), normalised, *how])
-    cache = user_path(cfg.cache) / "pretrained" / f"{key}.safetensors"
-    return Red(lambda: _denoiser(images, said.denoiser_steps, cfg.seed, cache), sigma=said.sigma)
+    asked = f"prior.denoiser={cfg.prior.denoiser:g}"
+
+    def images() -> Tensor:  # loaded again to train, if that is to be, rather than held throughout
+        return public_images(cfg, evidence, asked=asked, instead="set prior.denoiser=0")
+
+    images()
+    return Red(lambda: _denoiser(cfg, evidence, images), sigma=cfg.prior.sigma)
 
 
-def _denoiser(images: Tensor, steps: int, seed: int, cache: Path) -> Denoiser:
+def _denoiser(cfg: DictConfig, evidence: Evidence, images: Callable[[], Tensor]) -> Denoiser:
+    seed, steps = cfg.seed, cfg.prior.denoiser_steps
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        denoiser = Denoiser(images.shape[1])
+        denoiser = Denoiser(evidence.shape[0])
 
     def train() -> None:
-        fit(denoiser, images, steps=steps, seed=seed)
+        fit(denoiser, images(), steps=steps, seed=seed)
 
-    with torch.enable_grad():
-        train_once(denoiser, train, cache=cache, kind="denoiser", again="training it again")
+    normalised = [list(evidence.mean), list(evidence.std)]
+    cache = place_of_network(cfg, "denoiser", source(cfg), normalised, steps)
+    train_once(denoiser, train, cache=cache, kind="denoiser", again="training it again")
     return denoiser
